@@ -1,0 +1,43 @@
+// The module unstuck._C: kernels on the CPU.
+#include "bind_blend.hpp"
+#include "cpu/blend.hpp"
+
+namespace py = pybind11;
+
+namespace unstuck {
+namespace {
+
+struct CpuBackend {
+  static constexpr int32_t kDeviceType = dlpack::kCPU;
+
+  struct Workspace {
+    std::vector<Chunk> chunks;
+    std::vector<double> partials;
+    explicit Workspace(const std::vector<BlendTensor>& tensors) {
+      for (size_t i = 0; i < tensors.size(); ++i) cut(chunks, uint32_t(i), tensors[i].numel);
+      partials.resize(chunks.size() * kBlendSums);
+    }
+    int launches() const { return 1; }
+  };
+  static void run(const BlendStep& step, Workspace& w, uintptr_t threads) {
+    cpu::blend_step(step, w.chunks, w.partials, int(std::min<uintptr_t>(threads, 1024)));
+  }
+  static void hypergradient(const BlendStep& step, Workspace& w, uintptr_t threads) {
+    cpu::blend_hypergradient(step, w.chunks, w.partials, int(std::min<uintptr_t>(threads, 1024)));
+  }
+};
+
+}  // namespace
+}  // namespace unstuck
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "unstuck's kernels on the CPU.";
+  m.attr("__version__") = UNSTUCK_VERSION;
+  m.def(
+      "init",
+      [](const py::object& torch, bool dlpack) { return unstuck::reader().init(torch, dlpack); },
+      py::arg("torch"), py::arg("dlpack") = true,
+      "Bind to the imported torch; True when tensors are read through the DLPack exchange API.");
+  m.def("instruction_set", &unstuck::cpu::instruction_set, "The clone that the loader chose.");
+  unstuck::bind_blend<unstuck::CpuBackend>(m);
+}

@@ -1,0 +1,41 @@
+// The one parallel loop of the CPU kernels: tensors of all sizes are cut into chunks, and one
+// region runs over all of them.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace unstuck {
+
+struct Chunk {
+  uint32_t tensor;
+  int64_t offset, length;
+};
+
+// Elements a chunk: 16 K floats of five arrays stay within a core's second-level cache.
+constexpr int64_t kChunk = 16384;
+// Below this many elements a second thread costs more than it brings.
+constexpr int64_t kParallelGrain = 32768;
+
+inline void cut(std::vector<Chunk>& chunks, uint32_t tensor, int64_t numel) {
+  for (int64_t at = 0; at < numel; at += kChunk)
+    chunks.push_back({tensor, at, std::min(kChunk, numel - at)});
+}
+
+// body(i) for i in [0, n). Chunks are handed out as threads become free; every body writes its own
+// memory, so the result does not depend on who ran what.
+template <class Body>
+void parallel_for(int64_t n, int64_t elements, int threads, const Body& body) {
+#ifdef _OPENMP
+  if (threads > 1 && n > 1 && elements >= kParallelGrain) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+#endif
+  (void)elements;
+  (void)threads;
+  for (int64_t i = 0; i < n; ++i) body(i);
+}
+
+}  // namespace unstuck

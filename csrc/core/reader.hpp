@@ -1,0 +1,78 @@
+// Reads torch tensors without any torch header: through the DLPack C exchange API (torch >= 2.10),
+// or through the tensor's own methods where that API is missing.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/dlpack.hpp"
+
+namespace unstuck {
+
+namespace py = pybind11;
+
+enum class DType : uint8_t { f32, f64, bf16, f16, other };
+inline const char* name_of(DType t) {
+  static const char* const names[] = {"float32", "float64", "bfloat16", "float16", "another dtype"};
+  return names[int(t)];
+}
+inline int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+
+// What a tensor is, at this moment. `shape` and `strides` live as long as the tensor is unchanged,
+// or, on the slow path, until the next read.
+struct TensorView {
+  void* data = nullptr;
+  int64_t numel = 0;
+  const int64_t* shape = nullptr;
+  const int64_t* strides = nullptr;  // null: row-major
+  int32_t ndim = 0;
+  int32_t device_type = 0, device_id = 0;
+  DType dtype = DType::other;
+};
+
+// The name of one tensor of one list in an error text: "grads[3]".
+struct Where {
+  const char* list;
+  size_t index;
+  std::string str() const { return std::string(list) + "[" + std::to_string(index) + "]"; }
+};
+
+class Reader {
+ public:
+  // Binds to the imported torch. Returns whether the exchange API is used.
+  bool init(py::object torch, bool use_dlpack);
+  bool ready() const { return tensor_type_ != nullptr; }
+
+  bool is_plain(PyObject* o) const {  // a torch.Tensor or nn.Parameter, no other subclass
+    return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_;
+  }
+  // Throws ValueError / TypeError with the place, the value and the remedy.
+  TensorView read(PyObject* o, Where where) const;
+  bool is_neg(PyObject* o) const { return ask(o, s_is_neg_); }
+
+  PyObject* grad_name() const { return s_grad_; }
+
+ private:
+  static py::object owned(PyObject* o) {
+    if (!o) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(o);
+  }
+  bool ask(PyObject* o, PyObject* method) const {
+    return owned(PyObject_CallMethodNoArgs(o, method)).ptr() == Py_True;
+  }
+  TensorView read_slowly(PyObject* o, Where where) const;
+  [[noreturn]] void explain(PyObject* o, Where where) const;
+
+  const dlpack::ExchangeAPI* api_ = nullptr;
+  PyTypeObject* tensor_type_ = nullptr;
+  PyTypeObject* parameter_type_ = nullptr;
+  PyObject *s_grad_ = nullptr, *s_is_neg_ = nullptr, *s_layout_ = nullptr, *strided_ = nullptr;
+  PyObject* dtypes_[4] = {};
+  mutable std::vector<int64_t> scratch_;  // shape and strides of the slow path's last tensor
+};
+
+Reader& reader();  // one per module
+
+}  // namespace unstuck

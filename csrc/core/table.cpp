@@ -1,0 +1,221 @@
+#include "core/table.hpp"
+
+#include <algorithm>
+
+namespace unstuck {
+
+namespace {
+
+// Whether the elements fill one block of memory, each exactly once, in whatever order.
+bool is_dense(const TensorView& v) {
+  if (!v.strides || v.numel <= 1) return true;
+  constexpr int kMany = 64;
+  if (v.ndim > kMany) return false;
+  int order[kMany], n = 0;
+  for (int d = 0; d < v.ndim; ++d)
+    if (v.shape[d] != 1) order[n++] = d;
+  std::sort(order, order + n, [&](int a, int b) { return v.strides[a] < v.strides[b]; });
+  int64_t expected = 1;
+  for (int i = 0; i < n; ++i) {
+    if (v.strides[order[i]] != expected) return false;
+    expected *= v.shape[order[i]];
+  }
+  return true;
+}
+
+std::string list_of(const int64_t* x, int32_t n) {
+  std::string s = "(";
+  for (int32_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(x[i]);
+  return s + ")";
+}
+
+std::string name_of_device(int32_t type, int32_t id) {
+  if (type == dlpack::kCPU) return "cpu";
+  if (type == dlpack::kCUDA) return "cuda:" + std::to_string(id);
+  return "device type " + std::to_string(type);
+}
+
+}  // namespace
+
+std::string TensorTable::describe(const TensorView& v) const {
+  std::string s = std::string(name_of(v.dtype)) + " of shape " + list_of(v.shape, v.ndim);
+  if (v.strides) s += ", strides " + list_of(v.strides, v.ndim);
+  return s + ", on " + name_of_device(v.device_type, v.device_id);
+}
+
+bool TensorTable::same_geometry(const Row& row, const TensorView& v) const {
+  if (v.ndim != row.ndim || v.numel != row.numel) return false;
+  const int64_t *shape = geometry_.data() + row.geometry, *strides = shape + row.ndim;
+  int64_t row_major = 1;
+  for (int32_t d = row.ndim - 1; d >= 0; --d) {
+    if (v.shape[d] != shape[d]) return false;
+    const int64_t stride = v.strides ? v.strides[d] : row_major;
+    if (shape[d] != 1 && row.numel && stride != strides[d]) return false;
+    row_major *= shape[d];
+  }
+  return true;
+}
+
+void TensorTable::add(const char* name, const py::sequence& tensors, bool optional) {
+  const bool first = columns_.empty();
+  const size_t n = tensors.size();
+  if (!first && n != rows_.size())
+    throw py::value_error(std::string(name) + " has " + std::to_string(n) + " tensors, but " +
+                          columns_[0].name + " has " + std::to_string(rows_.size()));
+  Column column{name, false, std::vector<Cell>(n)};
+  for (size_t i = 0; i < n; ++i) {
+    const Where where{name, i};
+    py::object o = tensors[i];
+    if (optional && o.is_none()) continue;
+    const TensorView v = reader().read(o.ptr(), where);
+    if (v.device_type != device_type_)
+      throw py::value_error(where.str() + " is on " + name_of_device(v.device_type, v.device_id) +
+                            ", but this step runs on " +
+                            (device_type_ == dlpack::kCPU ? "the CPU" : "a CUDA device"));
+    if (first) {
+      if (v.dtype == DType::other)
+        throw py::type_error(where.str() + " must be float32, float64, bfloat16 or float16, not " +
+                             std::string(py::str(o.attr("dtype"))));
+      if (device_id_ >= 0 && v.device_id != device_id_)
+        throw py::value_error(where.str() + " is on " +
+                              name_of_device(v.device_type, v.device_id) + ", but " + name +
+                              "[0] is on " + name_of_device(v.device_type, device_id_) +
+                              "; one step takes the tensors of one device");
+      if (!is_dense(v))
+        throw py::value_error(where.str() + " must fill its memory without gaps or overlaps: " +
+                              describe(v) + "; use .contiguous()");
+      device_id_ = v.device_id;
+      Row row{v.numel, v.dtype, v.ndim, geometry_.size()};
+      geometry_.insert(geometry_.end(), v.shape, v.shape + v.ndim);
+      int64_t stride = 1;
+      geometry_.resize(geometry_.size() + v.ndim);
+      for (int32_t d = v.ndim - 1; d >= 0; --d) {
+        geometry_[row.geometry + v.ndim + d] = v.strides ? v.strides[d] : stride;
+        stride *= v.shape[d];
+      }
+      rows_.push_back(row);
+    } else if (v.dtype != rows_[i].dtype || v.device_id != device_id_ ||
+               !same_geometry(rows_[i], v)) {
+      throw py::value_error(where.str() + " must agree with " + columns_[0].name + "[" +
+                            std::to_string(i) + "] in dtype, device, shape and strides; it is " +
+                            describe(v));
+    }
+    if (reader().is_neg(o.ptr()))
+      throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
+    column.cells[i] = {std::move(o), v.data};
+  }
+  columns_.push_back(std::move(column));
+}
+
+void TensorTable::add_scalars(const char* name, const py::sequence& tensors) {
+  if (tensors.size() != rows_.size())
+    throw py::value_error(std::string(name) + " has " + std::to_string(tensors.size()) +
+                          " tensors, but " + columns_[0].name + " has " +
+                          std::to_string(rows_.size()));
+  Column column{name, true, std::vector<Cell>(rows_.size())};
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const Where where{name, i};
+    py::object o = tensors[i];
+    const TensorView v = reader().read(o.ptr(), where);
+    if (v.dtype != DType::f32 || v.numel != 1 || v.device_type != device_type_ ||
+        v.device_id != device_id_)
+      throw py::value_error(where.str() +
+                            " must be one float32 on the device of the parameters; it is " +
+                            describe(v));
+    column.cells[i] = {std::move(o), v.data};
+  }
+  columns_.push_back(std::move(column));
+}
+
+void TensorTable::check_disjoint() {
+  spans_.clear();
+  for (size_t c = 0; c < columns_.size(); ++c)
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const auto begin = reinterpret_cast<uintptr_t>(columns_[c].cells[r].data);
+      const int64_t bytes = columns_[c].scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype);
+      if (begin && bytes) spans_.push_back({begin, begin + uintptr_t(bytes), c, r});
+    }
+  std::sort(spans_.begin(), spans_.end(),
+            [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  for (size_t i = 1; i < spans_.size(); ++i)
+    if (spans_[i].begin < spans_[i - 1].end) {
+      const Span &a = spans_[i - 1], &b = spans_[i];
+      throw py::value_error(Where{columns_[a.column].name, a.row}.str() + " and " +
+                            Where{columns_[b.column].name, b.row}.str() +
+                            " share memory; both would be written: clone one of them");
+    }
+}
+
+bool TensorTable::overlaps_a_cell(uintptr_t begin, uintptr_t end, const Span** hit) const {
+  auto it = std::upper_bound(spans_.begin(), spans_.end(), begin,
+                             [](uintptr_t x, const Span& s) { return x < s.end; });
+  if (it == spans_.end() || it->begin >= end) return false;
+  *hit = &*it;
+  return true;
+}
+
+void TensorTable::check_outside(const char* name, const TensorView& v) const {
+  const auto begin = reinterpret_cast<uintptr_t>(v.data);
+  const Span* hit = nullptr;
+  if (v.numel && overlaps_a_cell(begin, begin + uintptr_t(v.numel * size_of(v.dtype)), &hit))
+    throw py::value_error(std::string(name) + " shares memory with " +
+                          Where{columns_[hit->column].name, hit->row}.str() +
+                          "; both would be written: clone one of them");
+}
+
+bool TensorTable::unchanged() const {
+  for (const Column& column : columns_)
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const Cell& cell = column.cells[r];
+      if (!cell.object) continue;
+      const TensorView v = reader().read(cell.object.ptr(), {column.name, r});
+      if (v.data != cell.data || v.device_type != device_type_ || v.device_id != device_id_)
+        return false;
+      if (column.scalars ? v.dtype != DType::f32 || v.numel != 1
+                         : v.dtype != rows_[r].dtype || !same_geometry(rows_[r], v))
+        return false;
+    }
+  return true;
+}
+
+bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool strict) {
+  const Where where{"grads", r};
+  if (!strict && !reader().is_plain(gradient)) return false;
+  Row& row = rows_[r];
+  TensorView v;
+  try {
+    v = reader().read(gradient, where);
+  } catch (py::builtin_exception&) {
+    if (strict) throw;
+    return false;
+  }
+  if (v.dtype != row.dtype || v.device_type != device_type_ || v.device_id != device_id_ ||
+      !same_geometry(row, v)) {
+    if (!strict) return false;
+    const int64_t* shape = geometry_.data() + row.geometry;
+    throw py::value_error(where.str() + " must agree with " + columns_[0].name + "[" +
+                          std::to_string(r) + "] (" + name_of(row.dtype) + " of shape " +
+                          list_of(shape, row.ndim) + ", strides " +
+                          list_of(shape + row.ndim, row.ndim) +
+                          ") in dtype, device, shape and strides; it is " + describe(v));
+  }
+  // A known address needs no second look; one element can be a negated view anywhere.
+  if (v.data != row.gradient || v.numel == 1) {
+    if (reader().is_neg(gradient)) {
+      if (!strict) return false;
+      throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
+    }
+    const auto begin = reinterpret_cast<uintptr_t>(v.data);
+    const Span* hit = nullptr;
+    if (v.numel && overlaps_a_cell(begin, begin + v.numel * size_of(v.dtype), &hit)) {
+      throw py::value_error(where.str() + " shares memory with " +
+                            Where{columns_[hit->column].name, hit->row}.str() +
+                            ", which the step writes: clone the gradient");
+    }
+    row.gradient = v.data;
+  }
+  *data = v.data;
+  return true;
+}
+
+}  // namespace unstuck

@@ -1,0 +1,76 @@
+// The tensors of an optimizer step: rows are parameters, columns are the tensors that belong to
+// each (the parameter, its moments, ...). A table is checked once when it is built; after that it
+// can tell whether anything has moved, and read this step's gradients against the same rules.
+#pragma once
+#include <vector>
+
+#include "core/reader.hpp"
+
+namespace unstuck {
+
+class TensorTable {
+ public:
+  explicit TensorTable(int32_t device_type) : device_type_(device_type) {}
+
+  // Adds a column that the step writes. The first column fixes each row's shape, strides, dtype
+  // and device; the others must agree with it. Where `optional`, None leaves a row's cell empty.
+  void add(const char* name, const py::sequence& tensors, bool optional = false);
+  // Adds a column of float32 tensors of one element (step counts).
+  void add_scalars(const char* name, const py::sequence& tensors);
+  // Throws when two cells share memory: a parallel step would race.
+  void check_disjoint();
+
+  // Throws when memory that is also written, besides the columns, lies in one of them.
+  void check_outside(const char* name, const TensorView& v) const;
+
+  // Whether every cell still has the memory, shape, strides, dtype and device it was built with.
+  bool unchanged() const;
+
+  // The memory of this row's gradient, which must agree with the row's first column. With `strict`
+  // a disagreement throws and says why; without it the answer is false.
+  bool read_gradient(size_t row, PyObject* gradient, void** data, bool strict);
+
+  size_t rows() const { return rows_.size(); }
+  void* cell(size_t column, size_t row) const { return columns_[column].cells[row].data; }
+  PyObject* object(size_t column, size_t row) const {
+    return columns_[column].cells[row].object.ptr();
+  }
+  size_t columns() const { return columns_.size(); }
+  int64_t numel(size_t row) const { return rows_[row].numel; }
+  DType dtype(size_t row) const { return rows_[row].dtype; }
+  int32_t device_id() const { return device_id_; }
+
+ private:
+  struct Cell {
+    py::object object;
+    void* data = nullptr;
+  };
+  struct Column {
+    const char* name;
+    bool scalars;
+    std::vector<Cell> cells;
+  };
+  struct Row {
+    int64_t numel;
+    DType dtype;
+    int32_t ndim;
+    size_t geometry;       // where its shape and strides start in geometry_
+    void* gradient = nullptr;  // last seen, so that a known one is not checked for overlap again
+  };
+  struct Span {
+    uintptr_t begin, end;
+    size_t column, row;
+  };
+
+  bool same_geometry(const Row& row, const TensorView& v) const;
+  bool overlaps_a_cell(uintptr_t begin, uintptr_t end, const Span** hit) const;
+  std::string describe(const TensorView& v) const;
+
+  int32_t device_type_, device_id_ = -1;
+  std::vector<Row> rows_;
+  std::vector<Column> columns_;
+  std::vector<int64_t> geometry_;
+  std::vector<Span> spans_;  // every cell's memory, sorted
+};
+
+}  // namespace unstuck

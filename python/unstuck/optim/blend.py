@@ -1,0 +1,380 @@
+"""Adam and SGD-momentum in one fused step, blended by a gate that learns while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from unstuck.ops import _native, blend
+from unstuck.ops import gate as gate_ops
+from unstuck.ops.gate import Header, Unit
+from unstuck.optim import _blend_state as blend_state
+from unstuck.optim import _gradient_gate as gradient_gate
+from unstuck.optim import _layout as layout
+from unstuck.optim import _slow_step as slow_step
+from unstuck.optim import _validate as validate
+from unstuck.optim.gate import Gate
+
+__all__ = ["DynamicBlend"]
+
+
+class DynamicBlend(Optimizer):
+    r"""Blend of Adam and SGD-momentum, :math:`w \leftarrow w - [\alpha\,\mathrm{lr}\,a +
+    (1-\alpha)\,\mathrm{sgd\_lr}\,d]`.
+
+    With the gradient :math:`g` at step :math:`t`,
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1) g, \qquad
+        v \leftarrow \beta_2 v + (1-\beta_2) g^2, \qquad
+        b \leftarrow \mathrm{momentum}\; b + (1-\mathrm{dampening})\, g \\
+        a &= \frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon}, \qquad
+        d = b \;\;(\text{nesterov: } g + \mathrm{momentum}\; b).
+
+    At :math:`\alpha = 1` this is ``torch.optim.Adam`` (``AdamW`` with `decoupled_weight_decay`), at
+    :math:`\alpha = 0` ``torch.optim.SGD``. By default a small network, the gate, sets
+    :math:`\alpha` from statistics of the step and learns from the exact one-step hypergradient
+    :math:`\partial L'/\partial\alpha = -g'\cdot(u_{adam} - u_{sgd})`; see :class:`Gate`.
+
+    All tensors are updated by one native pass over memory. When ``momentum == betas[0]`` and
+    `dampening` is 0, :math:`b = m/(1-\beta_1)` holds exactly, no third buffer is kept, and the
+    blend moves as many bytes as Adam (28 a parameter in float32, otherwise 36).
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters, or dictionaries of parameter groups.
+    lr : float or Tensor
+        Learning rate of the Adam part. Schedulers drive it, and with it `sgd_lr`.
+    sgd_lr : float
+        Learning rate of the SGD part. Kept as the ratio ``sgd_lr / lr`` (group entry
+        ``sgd_lr_ratio``); setting ``group["sgd_lr"]`` later renews the ratio.
+    betas : (float, float)
+        Decay rates of the two moments, in [0, 1).
+    eps : float
+        Added to the root of the second moment.
+    momentum, dampening, nesterov
+        As in ``torch.optim.SGD``.
+    weight_decay : float
+        L2 penalty added to the gradient, or, with `decoupled_weight_decay`, a shrinking by
+        ``1 - weight_decay * (alpha * lr + (1 - alpha) * sgd_lr)``.
+    decoupled_weight_decay : bool
+        See `weight_decay`.
+    alpha : float, Tensor or callable, optional
+        Share of Adam in [0, 1]: a constant, a tensor of one number, or a function of the step count.
+        None leaves it to the gate.
+    gate : Gate, optional
+        How the gate looks and learns; None means ``Gate()``. Not together with `alpha`.
+    per_tensor : bool
+        One alpha for each tensor instead of one for each parameter group.
+    maximize : bool
+        Ascend instead of descend.
+    foreach : bool, optional
+        True uses torch's multi-tensor operations instead of the native kernel (`alpha` must be given).
+    fused : bool, optional
+        True insists on the native kernel, False uses plain torch tensor by tensor; None takes the
+        native kernel where there is one.
+    capturable : bool
+        Asks for a step that a CUDA graph can capture. The native step on CUDA always can be; on the
+        CPU there is nothing to capture and True is refused.
+    differentiable : bool
+        Let autograd run through the step (plain torch; `alpha` must be given).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values out of range and for arguments that exclude each other.
+    RuntimeError
+        In :meth:`step`, for sparse gradients; parameters and state are untouched then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck.optim import DynamicBlend
+    >>> model = torch.nn.Linear(8, 1)
+    >>> optimizer = DynamicBlend(model.parameters(), lr=1e-3, sgd_lr=1e-2)
+    >>> x, y = torch.randn(64, 8), torch.randn(64, 1)
+    >>> for _ in range(3):
+    ...     optimizer.zero_grad()
+    ...     loss = torch.nn.functional.mse_loss(model(x), y)
+    ...     loss.backward()
+    ...     optimizer.record_loss(loss)
+    ...     _ = optimizer.step()
+    >>> 0 < float(optimizer.alpha[0]) < 1
+    True
+
+    Notes
+    -----
+    The blend and its meta-learned gate follow the "dynamic optimizer" experiments on mnist1d, whose
+    gate reads the flattened gradient (``Gate(features="gradient")``). The hypergradient is that of
+    hypergradient descent (Baydin et al., 2018), taken with respect to the blend.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        sgd_lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        dampening: float = 0,
+        nesterov: bool = False,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        alpha: float | Tensor | Callable[[int], float] | None = None,
+        gate: Gate | None = None,
+        per_tensor: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        if foreach and fused:
+            raise ValueError("foreach and fused cannot both be True; choose one")
+        if differentiable and (fused or foreach):
+            raise ValueError("differentiable=True needs plain torch: leave fused and foreach unset")
+        if gate is not None and not isinstance(gate, Gate):
+            raise TypeError(f"gate must be an unstuck.optim.Gate or None, not {gate!r}")
+        if alpha is None and (foreach or differentiable):
+            which = "foreach" if foreach else "differentiable"
+            raise ValueError(f"{which}=True has no gate: pass alpha=")
+        self._schedules: dict[int, Callable[[int], float]] = {}
+        defaults = dict(
+            lr=lr,
+            sgd_lr=sgd_lr,
+            betas=betas,
+            eps=eps,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            alpha=alpha,
+            gate=gate,
+            per_tensor=per_tensor,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+        self._forget()
+        super().__init__(params, defaults)
+        self._step_supports_amp_scaling = not foreach
+
+    # ------------------------------------------------------------ groups and state
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own; see ``torch.optim.Optimizer``."""
+        given = {**self.defaults, **param_group}
+        blend_state.check_group(given)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if callable(group["alpha"]):
+            self._schedules[len(self.param_groups) - 1] = group["alpha"]
+        try:
+            blend_state.complete_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop everything that is derived from groups and state."""
+        self._plan: blend.Plan | None = None
+        self._plan_modes: list[tuple[bool, bool]] = []
+        self._plan_params: list[Tensor] = []
+        self._plan_device = torch.device("cpu")
+        self._moved: set[int] | None = None  # ids of what the last step moved; None: everything
+        self._sums: dict[int, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = cast("dict[str, Any]", super().__getstate__())  # type: ignore[no-untyped-call]
+        return {**state, "_schedules": self._schedules}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        self.__dict__.setdefault("_schedules", {})
+        super().__setstate__(state)
+        self._step_supports_amp_scaling = not self.defaults["foreach"]
+        for group in self.param_groups:
+            blend_state.adopt_group(group, self.defaults)
+
+    # ------------------------------------------------------------ the gate, seen from outside
+    @property
+    def alpha(self) -> list[Tensor]:
+        """Share of Adam in the next step: one tensor a group, of shape (units,)."""
+        return [
+            torch.as_tensor(group["alpha"] if group["alpha"] is not None else 0.5).reshape(1)
+            if group.get("gate_state") is None
+            else self._records(group)[:, Unit.ALPHA].clone()
+            for group in self.param_groups
+        ]
+
+    @property
+    def hypergradient(self) -> list[Tensor | None]:
+        """Last dL'/dalpha: one tensor a group, of shape (units,), or None without a gate."""
+        return [
+            None
+            if group.get("gate_state") is None
+            else self._records(group)[:, Unit.HYPERGRAD].clone()
+            for group in self.param_groups
+        ]
+
+    @staticmethod
+    def _records(group: dict[str, Any]) -> Tensor:
+        return gate_ops.units_of(group["gate_state"], blend_state.hidden_of(group))
+
+    def record_loss(self, loss: Tensor | float) -> None:
+        """Tell the gate the loss of this batch, for its loss-trend feature (no host sync).
+
+        A closure's loss is recorded by :meth:`step` itself.
+        """
+        for group in self.param_groups:
+            if group.get("gate_state") is not None:
+                value = loss.detach() if isinstance(loss, Tensor) else float(loss)
+                group["gate_state"][Header.LOSS] = value
+
+    # ------------------------------------------------------------ steps
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Make one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model, calls backward, and returns the loss.
+
+        Returns
+        -------
+        The closure's loss, or None.
+
+        Raises
+        ------
+        RuntimeError
+            When a gradient is sparse.
+        ValueError
+            When a gradient does not fit its parameter, or parameters share memory.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            if isinstance(loss, (Tensor, float, int)):
+                self.record_loss(loss)
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            self._step()
+        return loss
+
+    def _step(self) -> None:
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if torch.compiler.is_compiling() or self._wants_plain_torch():
+            slow_step.step(self, grad_scale, found_inf)
+            return
+        gated = [g for g in self.param_groups if blend_state.uses_gradient_gate(g)]
+        for group in gated:
+            gradient_gate.decide(group)
+        modes = [blend_state.resolve_mode(self, group) for group in self.param_groups]
+        plan = self._plan
+        current = plan is not None and modes == self._plan_modes
+        if not (current and plan is not None and plan.ready(self.param_groups, self.state)):
+            plan = self._build(modes)
+        if plan is None:
+            slow_step.step(self, grad_scale, found_inf)
+        elif self._plan_params:
+            groups = [self._settings(i, modes) for i in range(len(modes))]
+            blend.run(plan, self._plan_device, groups, grad_scale, found_inf)
+            torch.autograd.graph.increment_version(self._plan_params)
+        for group in gated:
+            gradient_gate.learn(group, found_inf)
+
+    def _wants_plain_torch(self) -> bool:
+        d = self.defaults
+        return bool(d["differentiable"] or d["foreach"] or d["fused"] is False)
+
+    def _build(self, modes: list[tuple[bool, bool]]) -> blend.Plan | None:
+        """Return a plan of everything that has a gradient, or None when the slow way must do."""
+        rows = slow_step.collect(self)
+        moved, self._plan = self._moved, None
+        self._plan_params = [row.p for row in rows]
+        self._plan_modes = modes
+        if not rows:
+            self._plan_params, self._moved = [], set()
+        devices = {row.p.device for row in rows}
+        if len(devices) > 1 or not all(layout.is_plain(row.p) for row in rows):
+            return None
+        device = next(iter(devices), torch.device("cpu"))
+        if not blend.native_ready(device):
+            return None
+        for row in rows:
+            blend_state.prepare(self, row.p, self.param_groups[row.group], modes[row.group])
+        states = [self.state[row.p] for row in rows]
+        buffered = [modes[row.group][0] for row in rows]
+        directed = [modes[row.group][1] for row in rows]
+        plan = blend.plan_for(
+            device,
+            self._plan_params,
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["momentum_buffer"] if b else None for s, b in zip(states, buffered, strict=True)],
+            [s["sgd_direction"] if d else None for s, d in zip(states, directed, strict=True)],
+            [s["step"] for s in states],
+            [row.group for row in rows],
+            [row.unit for row in rows],
+            [moved is None or id(row.p) in moved for row in rows],
+        )
+        plan.watch(self.param_groups, self.state)
+        if not plan.ready(self.param_groups, self.state):
+            return None  # a gradient of another layout
+        self._plan, self._plan_device = plan, device
+        self._moved = {id(row.p) for row in rows}
+        return plan
+
+    def _settings(self, index: int, modes: list[tuple[bool, bool]]) -> blend.Group:
+        """Return what the kernels need to know of one group now."""
+        group = self.param_groups[index]
+        if (schedule := self._schedules.get(index)) is not None:
+            value = float(schedule(group["schedule_step"]))
+            if not 0 <= value <= 1:
+                raise ValueError(f"the schedule of alpha returned {value}; it must be in [0, 1]")
+            group["alpha"] = value
+            group["schedule_step"] += 1
+        sums = None
+        if group["gate_state"] is not None:
+            sums = self._sums.get(index)
+            units = len(self._records(group))
+            device = group["gate_state"].device
+            if sums is None or sums.device != device or sums.numel() != units * gate_ops.SUMS:
+                sums = torch.zeros(units * gate_ops.SUMS, dtype=torch.float64, device=device)
+                self._sums[index] = sums
+        return blend_state.settings(group, sums)
+
+    def meta_step(self, grads: list[Tensor | None] | None = None) -> None:
+        """Let the gate learn from the gradient of a second batch (``Gate(mode="held-out")``).
+
+        Call it after :meth:`step`, with the gradients taken at the parameters as they are now.
+
+        Parameters
+        ----------
+        grads : list of Tensor, optional
+            One gradient a parameter, in the order of the parameter groups; None takes each
+            parameter's ``.grad``. Parameters whose entry is None are left out.
+
+        Raises
+        ------
+        ValueError
+            When no gate is in held-out mode, or a gradient does not fit its parameter.
+        """
+        modes = [g["gate"] and g["gate"]["mode"] for g in self.param_groups]
+        if "held-out" not in modes:
+            raise ValueError(
+                "meta_step() needs a gate in held-out mode: pass gate=Gate(mode='held-out')"
+            )
+        with torch.no_grad():
+            slow_step.meta_step(self, grads)

@@ -172,7 +172,7 @@ def load_data(
     --------
     >>> data = load_data("digits", seed=0)
     >>> len(data.train), len(data.validation), len(data.test), data.shape
-    (1078, 359, 360, (1, 8, 8))
+    (1079, 359, 359, (1, 8, 8))
     """
     lookup(DATA, name, "data set")
     if not (validation > 0 and meta >= 0 and validation + meta < 1):

@@ -90,7 +90,7 @@ def make_model(name: str, data: Splits, seed: int = 0) -> nn.Module:
     >>> from unstuck.problems import load_data
     >>> data = load_data("digits")
     >>> make_model("mlp", data, seed=0)(data.test.x).shape
-    torch.Size([360, 10])
+    torch.Size([359, 10])
     """
     build = lookup(MODELS, name, "model")
     with torch.random.fork_rng(devices=[]):

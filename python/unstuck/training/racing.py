@@ -67,7 +67,7 @@ def race(
     model: str = "mlp",
     *,
     epochs: int = 30,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] = 10,
     batch_size: int = 64,
     schedule: str = "constant",
     device: torch.device | str = "cpu",

@@ -1,9 +1,9 @@
 // What a blend step works on, as plain memory: filled by the bindings, read by the CPU and CUDA
 // kernels.
 #pragma once
-#include <vector>
+#include <cstddef>
 
-#include "core/reader.hpp"
+#include "core/dtype.hpp"
 #include "math/gate.hpp"
 
 namespace unstuck {

@@ -1,5 +1,5 @@
-// 16-bit floating point as bits: loads widen to float, stores round to nearest even. Branch-free
-// (selects only), so that compilers vectorise the loops that use them.
+// 16-bit floating point as bits: loads widen to float, stores round to nearest even. Choices are made
+// with masks, not with ?:, which compilers turn back into branches and then do not vectorise.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -38,6 +38,11 @@ UNSTUCK_HD uint32_t bits_of_float(float f) {
   return u;
 }
 
+UNSTUCK_HD uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - uint32_t(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
 UNSTUCK_HD float widen(float x) { return x; }
 UNSTUCK_HD double widen(double x) { return x; }
 UNSTUCK_HD float widen(bfloat16 x) { return float_of_bits(uint32_t(x.bits) << 16); }
@@ -47,7 +52,7 @@ UNSTUCK_HD float widen(float16 x) {
   const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
   const float finite = float_of_bits(magnitude) * float_of_bits(0x77800000u);
   const uint32_t special = magnitude | 0x7f800000u;
-  const uint32_t u = magnitude >= 0x0f800000u ? special : bits_of_float(finite);
+  const uint32_t u = choose(magnitude >= 0x0f800000u, special, bits_of_float(finite));
   return float_of_bits(u | uint32_t(x.bits & 0x8000) << 16);
 }
 
@@ -59,7 +64,7 @@ template <>
 UNSTUCK_HD bfloat16 narrow<bfloat16>(float x) {
   const uint32_t u = bits_of_float(x);
   const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return {uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
+  return {uint16_t(choose((u & 0x7fffffffu) > 0x7f800000u, 0x7fc0u, rounded))};
 }
 template <>
 UNSTUCK_HD float16 narrow<float16>(float x) {
@@ -68,9 +73,9 @@ UNSTUCK_HD float16 narrow<float16>(float x) {
   const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   // below 2^-14: 0.5 has the ulp 2^-24, so adding it rounds to a multiple of 2^-24
   const uint32_t small = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
-  uint32_t h = magnitude < 0x38800000u ? small : normal;
-  h = magnitude >= 0x477ff000u ? 0x7c00u : h;  // 65520 and above
-  h = magnitude > 0x7f800000u ? 0x7e00u : h;   // NaN
+  uint32_t h = choose(magnitude < 0x38800000u, small, normal);
+  h = choose(magnitude >= 0x477ff000u, 0x7c00u, h);  // 65520 and above
+  h = choose(magnitude > 0x7f800000u, 0x7e00u, h); // NaN
   return {uint16_t(h | sign)};
 }
 

@@ -8,17 +8,11 @@
 #include <vector>
 
 #include "core/dlpack.hpp"
+#include "core/dtype.hpp"
 
 namespace unstuck {
 
 namespace py = pybind11;
-
-enum class DType : uint8_t { f32, f64, bf16, f16, other };
-inline const char* name_of(DType t) {
-  static const char* const names[] = {"float32", "float64", "bfloat16", "float16", "another dtype"};
-  return names[int(t)];
-}
-inline int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 
 // What a tensor is, at this moment. `shape` and `strides` live as long as the tensor is unchanged,
 // or, on the slow path, until the next read.

@@ -42,10 +42,35 @@ BlendCoefs<R> convert(const BlendCoefs<double>& c) {
 }
 
 // Partial sums are kept in a fixed number of lanes whatever the vector width, and folded into
-// doubles every kFold elements: every instruction set gets the same result.
-template <class R>
-constexpr int64_t kLanes = 64 / int64_t(sizeof(R));
+// doubles every kFold elements: every instruction set gets the same result. One array a sum, since
+// an array of arrays keeps the compiler from vectorising.
 constexpr int64_t kFold = 1024;
+template <class R>
+struct Lanes {
+  static constexpr int64_t W = 64 / int64_t(sizeof(R));
+  R gg[W] = {}, dd[W] = {}, aa[W] = {}, gd[W] = {}, ga[W] = {}, da[W] = {}, hyper[W] = {};
+
+  UNSTUCK_INLINE void add(int64_t l, R g, R d, R a, R difference) {
+    gg[l] += g * g;
+    dd[l] += d * d;
+    aa[l] += a * a;
+    gd[l] += g * d;
+    ga[l] += g * a;
+    da[l] += d * a;
+    hyper[l] += g * difference;
+  }
+  UNSTUCK_INLINE void fold(double* sums) const {
+    for (int64_t l = 0; l < W; ++l) {
+      sums[kGG] += double(gg[l]);
+      sums[kDD] += double(dd[l]);
+      sums[kAA] += double(aa[l]);
+      sums[kGD] += double(gd[l]);
+      sums[kGA] += double(ga[l]);
+      sums[kDA] += double(da[l]);
+      sums[kHyper] += double(hyper[l]);
+    }
+  }
+};
 
 template <class T, bool HasBuffer, Meta meta>
 struct Pass {
@@ -64,7 +89,7 @@ struct Pass {
     direction = at(job.t->direction);
   }
 
-  UNSTUCK_INLINE void element(int64_t i, R* products) const {
+  UNSTUCK_INLINE void element(int64_t i, Lanes<R>* lanes, int64_t l) const {
     R wi = widen(w[i]), mi = widen(m[i]), vi = widen(v[i]), bi = 0, gi, ai, di, difference = 0;
     if constexpr (HasBuffer) bi = widen(buffer[i]);
     if constexpr (meta != kNoSums) {
@@ -78,7 +103,7 @@ struct Pass {
     v[i] = narrow<T>(vi);
     if constexpr (HasBuffer) buffer[i] = narrow<T>(bi);
     if constexpr (meta == kSumsAndDirection) direction[i] = narrow<T>(di);
-    if constexpr (meta != kNoSums) blend_products(gi, di, ai, difference, products);
+    if constexpr (meta != kNoSums) lanes->add(l, gi, di, ai, difference);
   }
 };
 
@@ -88,29 +113,20 @@ UNSTUCK_INLINE void run(const Job& job) {
   const Pass<T, HasBuffer, meta> pass(job);
   if constexpr (meta == kNoSums) {
 #pragma omp simd
-    for (int64_t i = 0; i < job.length; ++i) pass.element(i, nullptr);
+    for (int64_t i = 0; i < job.length; ++i) pass.element(i, nullptr, 0);
   } else {
-    constexpr int64_t W = kLanes<R>;
+    constexpr int64_t W = Lanes<R>::W;
     double total[kBlendSums] = {};
     for (int64_t start = 0; start < job.length; start += kFold) {
       const int64_t end = std::min(job.length, start + kFold);
       const int64_t whole = start + (end - start) / W * W;
-      R lanes[kBlendSums][W] = {};
+      Lanes<R> lanes;
       for (int64_t i = start; i < whole; i += W) {
 #pragma omp simd
-        for (int64_t l = 0; l < W; ++l) {
-          R products[kBlendSums];
-          pass.element(i + l, products);
-          for (int k = 0; k < kBlendSums; ++k) lanes[k][l] += products[k];
-        }
+        for (int64_t l = 0; l < W; ++l) pass.element(i + l, &lanes, l);
       }
-      for (int64_t i = whole; i < end; ++i) {
-        R products[kBlendSums];
-        pass.element(i, products);
-        for (int k = 0; k < kBlendSums; ++k) lanes[k][i - whole] += products[k];
-      }
-      for (int k = 0; k < kBlendSums; ++k)
-        for (int64_t l = 0; l < W; ++l) total[k] += double(lanes[k][l]);
+      for (int64_t i = whole; i < end; ++i) pass.element(i, &lanes, i - whole);
+      lanes.fold(total);
     }
     for (int k = 0; k < kBlendSums; ++k) job.sums[k] = total[k];
   }
@@ -120,7 +136,7 @@ UNSTUCK_INLINE void run(const Job& job) {
 template <class T>
 UNSTUCK_INLINE void run_hypergradient(const Job& job) {
   using R = arithmetic_t<T>;
-  constexpr int64_t W = kLanes<R>;
+  constexpr int64_t W = Lanes<R>::W;
   const Pass<T, true, kSums> pass(job);
   const T* kept = pass.direction ? pass.direction : pass.buffer;
   double gg = 0, hyper = 0;

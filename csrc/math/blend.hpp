@@ -149,17 +149,6 @@ UNSTUCK_HD R previous_difference(R w, R m, R v, R d, const BlendCoefs<R>& c) {
 // g . (u_adam - u_sgd) of the previous step.
 enum BlendSum { kGG, kDD, kAA, kGD, kGA, kDA, kHyper, kBlendSums };
 
-template <class R>
-UNSTUCK_HD void blend_products(R g, R d, R a, R difference, R* out) {
-  out[kGG] = g * g;
-  out[kDD] = d * d;
-  out[kAA] = a * a;
-  out[kGD] = g * d;
-  out[kGA] = g * a;
-  out[kDA] = d * a;
-  out[kHyper] = g * difference;
-}
-
 // Gives the sums of one tensor the bias correction that `a` was left without.
 UNSTUCK_HD void correct_sums(double* sums, double correction1) {
   sums[kAA] /= correction1 * correction1;

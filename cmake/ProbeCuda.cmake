@@ -1,74 +1,112 @@
-# Decide whether nvcc works WITHOUT enable_language(CUDA), which aborts the whole configure when
-# nvcc is there but broken (half an installation, no host compiler it accepts). Compiles and links
-# one real kernel with the C++ standard library, as our module does.
-function(unstuck_probe_cuda)
-  set(UNSTUCK_NVCC_OK OFF PARENT_SCOPE)
+# Which nvcc, whether it works, and for which architectures to compile: all found out WITHOUT
+# enable_language(CUDA), which aborts the whole configure when nvcc is there but broken (half an
+# installation, no host compiler that it accepts). Also runs in script mode, for the tests.
 
-  # 1. Which nvcc. A compiler that was named is never replaced by another one.
-  set(named "")
+# Sets in the caller's scope
+#   UNSTUCK_NVCC_WHY          empty when nvcc works, else the reason in one line
+#   CMAKE_CUDA_COMPILER       when it had to be searched for
+#   CMAKE_CUDA_ARCHITECTURES  unless it was given; not cached, so it is chosen anew at each configure
+function(unstuck_probe_cuda)
+  set(nvcc "")
+  set(arguments "")
+  set(why "")
+  unstuck_find_nvcc()
+  if(nvcc)
+    unstuck_try_nvcc()
+  endif()
+  # One line that can stand in a string of Python.
+  string(REGEX REPLACE "[ \t\r\n]+" " " why "${why}")
+  string(REPLACE "\"" "'" why "${why}")
+  string(REPLACE "\\" "/" why "${why}")
+  set(UNSTUCK_NVCC_WHY "${why}" PARENT_SCOPE)
+  if(NOT nvcc OR why)
+    return()
+  endif()
+
+  if(NOT named)
+    set(CMAKE_CUDA_COMPILER "${nvcc}" PARENT_SCOPE)
+  endif()
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    unstuck_choose_architectures()
+    set(CMAKE_CUDA_ARCHITECTURES "${architectures}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Sets nvcc, its arguments, and why there is none. A compiler that was named (`named`) is never
+# replaced by another one; CMake itself reads CUDACXX the same way.
+macro(unstuck_find_nvcc)
   if(CMAKE_CUDA_COMPILER)
     set(named "${CMAKE_CUDA_COMPILER}")
-  elseif(DEFINED ENV{CUDACXX} AND NOT "$ENV{CUDACXX}" STREQUAL "")
+    find_program(nvcc_path NAMES "${named}" NO_CACHE)
+  elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
     set(named "$ENV{CUDACXX}")
-  endif()
-  if(named)
-    find_program(named_path NAMES "${named}" NO_CACHE)
-    if(NOT named_path)
-      set(UNSTUCK_NVCC_WHY "the CUDA compiler that was named, '${named}', does not exist" PARENT_SCOPE)
-      return()
-    endif()
-    set(nvcc "${named_path}")
+    get_filename_component(nvcc_path "${named}" PROGRAM PROGRAM_ARGS arguments)
+    separate_arguments(arguments UNIX_COMMAND "${arguments}")
   else()
-    find_program(nvcc_path nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin
-      PATHS /usr/local/cuda NO_CACHE)
+    set(named "")
+    find_program(nvcc_path nvcc
+      HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
+  endif()
+  if(nvcc_path)
     set(nvcc "${nvcc_path}")
+  elseif(named)
+    set(why "the CUDA compiler that was named, '${named}', does not exist")
+  else()
+    set(why "no nvcc on PATH, in CUDA_HOME or CUDA_PATH, or in /usr/local/cuda")
   endif()
-  if(NOT nvcc)
-    set(UNSTUCK_NVCC_WHY
-      "no nvcc on PATH, in CUDA_HOME or CUDA_PATH, or in /usr/local/cuda" PARENT_SCOPE)
-    return()
-  endif()
+endmacro()
 
-  # 2. Does it compile and link.
-  set(dir ${CMAKE_CURRENT_BINARY_DIR}/probe_cuda)
-  file(MAKE_DIRECTORY ${dir})
-  file(WRITE ${dir}/probe.cu "#include <cuda_runtime.h>\n#include <vector>\n"
-    "__global__ void k(float* p) { *p = 1; }\n"
-    "int f(float* p) { std::vector<int> v(1); k<<<1, 1>>>(p); return cudaGetLastError(); }\n")
-  set(host)
+# Compiles and links one real kernel with the C++ standard library, as our module does. Sets why.
+macro(unstuck_try_nvcc)
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/probe_cuda")
+  file(MAKE_DIRECTORY "${folder}")
+  file(WRITE "${folder}/probe.cu"
+    "#include <cuda_runtime.h>\n#include <vector>\n"
+    "#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ < 1108\n"
+    "#error unstuck needs CUDA 11.8 or newer\n#endif\n"
+    "__global__ void kernel(float* p) { *p = 1; }\n"
+    "int run(float* p) {\n  std::vector<int> v(1);\n  kernel<<<1, 1>>>(p);\n"
+    "  return v[0] + cudaGetLastError();\n}\n")
+  set(host "")
   if(CMAKE_CUDA_HOST_COMPILER)
-    set(host -ccbin ${CMAKE_CUDA_HOST_COMPILER})
-  elseif(DEFINED ENV{CUDAHOSTCXX})
-    set(host -ccbin $ENV{CUDAHOSTCXX})
+    set(host -ccbin "${CMAKE_CUDA_HOST_COMPILER}")
+  elseif(NOT "$ENV{CUDAHOSTCXX}" STREQUAL "")
+    set(host -ccbin "$ENV{CUDAHOSTCXX}")
   endif()
   execute_process(
-    COMMAND ${nvcc} ${host} -std=c++17 -shared --cudart=static -Xcompiler -fPIC probe.cu -o probe.so
-    WORKING_DIRECTORY ${dir} RESULT_VARIABLE failed OUTPUT_VARIABLE out ERROR_VARIABLE out)
-  if(failed)
-    string(REGEX REPLACE "[\r\n]+" " | " out "${out}")
-    string(REPLACE "\"" "'" out "${out}")
-    string(REPLACE "\\" "/" out "${out}")
-    string(SUBSTRING "${out}" 0 600 out)
-    set(UNSTUCK_NVCC_WHY "${nvcc} cannot compile a trivial kernel: ${failed} ${out}" PARENT_SCOPE)
-    return()
+    COMMAND "${nvcc}" ${arguments} ${host} -std=c++17 -shared --cudart=static -Xcompiler -fPIC
+      probe.cu -o probe.so
+    WORKING_DIRECTORY "${folder}" TIMEOUT 300
+    RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    string(SUBSTRING "${output}" 0 600 output)
+    set(why "${nvcc} cannot compile a small kernel: ${output} (exit status: ${result})")
   endif()
+endmacro()
 
-  # 3. For which architectures: the GPU that is here (fast build), else one image per major
-  #    architecture of this nvcc and PTX of the newest. CMake's unset default is sm_75 alone.
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT "$ENV{CUDAARCHS}" STREQUAL "")
-    set(CMAKE_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}" CACHE STRING "" FORCE)
-  elseif(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+# CUDAARCHS, else the GPUs that are here (a fast build), else one image for each major architecture
+# of this nvcc and PTX of the newest. CMake's own default is one old architecture. Sets architectures.
+macro(unstuck_choose_architectures)
+  set(architectures all-major)
+  if(NOT "$ENV{CUDAARCHS}" STREQUAL "")
+    set(architectures "$ENV{CUDAARCHS}")
+  else()
     execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
-      RESULT_VARIABLE failed OUTPUT_VARIABLE caps ERROR_QUIET)
-    if(NOT failed AND caps MATCHES "[0-9]+\\.[0-9]+")
-      string(REGEX MATCHALL "[0-9]+\\.[0-9]+" caps "${caps}")
-      list(REMOVE_DUPLICATES caps)
-      list(TRANSFORM caps REPLACE "\\." "")
-      set(CMAKE_CUDA_ARCHITECTURES "${caps}" CACHE STRING "" FORCE)
-    else()
-      set(CMAKE_CUDA_ARCHITECTURES all-major CACHE STRING "" FORCE)
+      RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_QUIET)
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]+" present "${output}")
+    if(result EQUAL 0 AND present)
+      execute_process(COMMAND "${nvcc}" ${arguments} --list-gpu-arch
+        OUTPUT_VARIABLE known ERROR_QUIET)
+      string(REGEX MATCHALL "[0-9]+" known "${known}")
+      list(REMOVE_DUPLICATES present)
+      list(TRANSFORM present REPLACE "\\." "")
+      set(architectures "${present}")
+      # A GPU newer than this nvcc runs the PTX.
+      foreach(architecture IN LISTS present)
+        if(NOT architecture IN_LIST known)
+          set(architectures all-major)
+        endif()
+      endforeach()
     endif()
   endif()
-  set(CMAKE_CUDA_COMPILER ${nvcc} CACHE FILEPATH "" FORCE)
-  set(UNSTUCK_NVCC_OK ON PARENT_SCOPE)
-endfunction()
+endmacro()

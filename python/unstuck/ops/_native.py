@@ -12,7 +12,9 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["cpu", "cpu_missing", "cuda", "cuda_missing", "module_for", "warn_fallback"]
+__all__ = ["cpu", "cpu_missing", "cuda", "cuda_missing", "direct", "module_for", "warn_fallback"]
+
+direct: set[str] = set()  # the modules that read tensors through the DLPack exchange API
 
 
 def _load(name: str) -> tuple[ModuleType | None, str]:
@@ -25,7 +27,8 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
         return None, "not built"
     except ImportError as error:
         return None, f"built, but it cannot be loaded: {error}"
-    module.init(torch)
+    if module.init(torch):
+        direct.add(name)
     return module, ""
 
 

@@ -42,7 +42,7 @@ struct Launch {
   cudaError_t check() const {
     const auto between = [](unsigned value, unsigned most) { return value >= 1 && value <= most; };
     if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
-    if (device_count() == 0) return cudaErrorNoDevice;
+    if (device_status() != cudaSuccess) return device_status();
     if (!between(grid.x, kMaxGridX) || !between(grid.y, kMaxGridYZ) ||
         !between(grid.z, kMaxGridYZ) || !between(block.x, kMaxThreads) ||
         !between(block.y, kMaxThreads) || !between(block.z, kMaxBlockZ) ||

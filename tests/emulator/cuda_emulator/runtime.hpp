@@ -1,7 +1,8 @@
 // The part of the CUDA runtime API that launch code needs. Device pointers are host pointers,
 // streams are ignored because everything has happened when a call returns.
 //
-// CUDA_EMULATOR_DEVICES = how many devices there are (1)
+// CUDA_EMULATOR_DEVICES = how many devices there are (1). A negative number is an error code that
+// stands for a machine without a working driver: -35, a driver that is too old.
 #pragma once
 #include <cstddef>
 #include <cstdlib>
@@ -91,6 +92,13 @@ inline int device_count() {
   return text == nullptr ? 1 : std::atoi(text);
 }
 
+// What every call says on a machine without a device.
+inline cudaError_t device_status() {
+  const int count = device_count();
+  if (count > 0) return cudaSuccess;
+  return count == 0 ? cudaErrorNoDevice : static_cast<cudaError_t>(-count);
+}
+
 // Kernels that cudaFuncSetAttribute allows more dynamic shared memory than the default.
 class SharedMemoryLimits {
  public:
@@ -169,28 +177,30 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 inline cudaError_t cudaGetDeviceCount(int* count) {
   if (count == nullptr) return cuda_emulator::report(cudaErrorInvalidValue);
-  *count = cuda_emulator::device_count();
-  return cuda_emulator::report(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
+  const cudaError_t status = cuda_emulator::device_status();
+  *count = status == cudaSuccess ? cuda_emulator::device_count() : 0;
+  return cuda_emulator::report(status);
 }
 
 inline cudaError_t cudaGetDevice(int* device) {
   if (device == nullptr) return cuda_emulator::report(cudaErrorInvalidValue);
-  if (cuda_emulator::device_count() == 0) return cuda_emulator::report(cudaErrorNoDevice);
-  *device = cuda_emulator::current_device;
-  return cudaSuccess;
+  const cudaError_t status = cuda_emulator::device_status();
+  if (status == cudaSuccess) *device = cuda_emulator::current_device;
+  return cuda_emulator::report(status);
 }
 
 inline cudaError_t cudaSetDevice(int device) {
-  const int count = cuda_emulator::device_count();
-  if (count == 0) return cuda_emulator::report(cudaErrorNoDevice);
-  if (device < 0 || device >= count) return cuda_emulator::report(cudaErrorInvalidDevice);
-  cuda_emulator::current_device = device;
+  using namespace cuda_emulator;
+  if (device_status() != cudaSuccess) return report(device_status());
+  if (device < 0 || device >= device_count()) return report(cudaErrorInvalidDevice);
+  current_device = device;
   return cudaSuccess;
 }
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   using namespace cuda_emulator;
   if (value == nullptr) return report(cudaErrorInvalidValue);
+  if (device_status() != cudaSuccess) return report(device_status());
   if (device < 0 || device >= device_count()) return report(cudaErrorInvalidDevice);
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:

@@ -13,11 +13,10 @@
   };                                        \
   constexpr name make_##name(scalar x, scalar y, scalar z) { return {x, y, z}; }
 
-// 16 bytes is the widest alignment that CUDA gives a built-in type.
-#define CUDA_EMULATOR_VECTOR4(name, scalar)                                \
-  struct alignas(4 * sizeof(scalar) < 16 ? 4 * sizeof(scalar) : 16) name { \
-    scalar x, y, z, w;                                                     \
-  };                                                                       \
+#define CUDA_EMULATOR_VECTOR4(name, scalar) \
+  struct alignas(4 * sizeof(scalar)) name { \
+    scalar x, y, z, w;                      \
+  };                                        \
   constexpr name make_##name(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
 
 #define CUDA_EMULATOR_VECTORS(name, scalar) \
@@ -31,10 +30,15 @@ CUDA_EMULATOR_VECTORS(short, short)
 CUDA_EMULATOR_VECTORS(ushort, unsigned short)
 CUDA_EMULATOR_VECTORS(int, int)
 CUDA_EMULATOR_VECTORS(uint, unsigned int)
-CUDA_EMULATOR_VECTORS(longlong, long long)
-CUDA_EMULATOR_VECTORS(ulonglong, unsigned long long)
 CUDA_EMULATOR_VECTORS(float, float)
-CUDA_EMULATOR_VECTORS(double, double)
+
+// Of these, vectors of four are deprecated in CUDA 13: their alignment changes.
+CUDA_EMULATOR_VECTOR2(longlong2, long long)
+CUDA_EMULATOR_VECTOR3(longlong3, long long)
+CUDA_EMULATOR_VECTOR2(ulonglong2, unsigned long long)
+CUDA_EMULATOR_VECTOR3(ulonglong3, unsigned long long)
+CUDA_EMULATOR_VECTOR2(double2, double)
+CUDA_EMULATOR_VECTOR3(double3, double)
 
 #undef CUDA_EMULATOR_VECTORS
 #undef CUDA_EMULATOR_VECTOR4

@@ -107,6 +107,8 @@ def blend_step(
         buffer = momentum_buffers[i] if momentum_buffers else None
         direction = directions[i] if directions else None
         w, m, v = _widen(p), _widen(exp_avg), _widen(exp_avg_sq)
+        if torch.is_grad_enabled():
+            w = w.clone()  # autograd may need it after p has been written
         b = None if buffer is None else _widen(buffer)
         alpha = _alpha(group, units[i])
         g = -_widen(grad) if group.maximize else _widen(grad)
@@ -161,18 +163,17 @@ def blend_step(
         write(count, t)
 
     if group.gate is not None and group.sums is not None and finish:
-        new_gate = group.gate.clone()
-        blend_finish(group._replace(gate=new_gate))
-        write(group.gate, new_gate)
+        blend_finish(group, skip)
 
 
-def blend_finish(group: Group) -> None:
+def blend_finish(group: Group, skip: Tensor | None = None) -> None:
     """End a step whose sums are complete; see :func:`unstuck.ops.blend.finish`."""
     assert group.gate is not None
     assert group.sums is not None
     lr, sgd_lr = _rates(group)
+    new = group.gate.clone()
     gate_ops.finish(
-        group.gate,
+        new,
         group.hidden,
         group.sums,
         lr=lr,
@@ -187,6 +188,7 @@ def blend_finish(group: Group) -> None:
         meta_lr=group.meta_lr,
         total_steps=group.total_steps,
     )
+    group.gate.copy_(new if skip is None else torch.where(skip, group.gate, new))
 
 
 def blend_hypergradient(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from unstuck.ops import _native, blend
 from unstuck.ops import gate as gate_ops
-from unstuck.ops.gate import Header
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
@@ -22,12 +21,19 @@ from unstuck.optim.gate import Gate
 if TYPE_CHECKING:
     from unstuck.optim.blend import DynamicBlend
 
+WAYS = ("foreach", "fused", "capturable", "differentiable")  # how, not what: of no group
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "sgd_direction")
 
 
 # ---------------------------------------------------------------- groups
-def check_group(group: dict[str, Any]) -> None:
+def check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raise for settings that are out of range or exclude each other."""
+    for name in WAYS:
+        if group[name] != defaults[name]:
+            raise ValueError(
+                f"{name}={group[name]} in one parameter group: the optimizer steps all its groups in "
+                f"one way; pass {name} to its constructor"
+            )
     validate.learning_rate("lr", group["lr"])
     validate.non_negative("sgd_lr", group["sgd_lr"])
     validate.betas(group["betas"])
@@ -41,6 +47,11 @@ def check_group(group: dict[str, Any]) -> None:
             f"nesterov needs a momentum and zero dampening, not {group['momentum']} and {dampening}"
         )
     validate.alpha(group["alpha"])
+    if group["gate"] is not None and not isinstance(group["gate"], Gate):
+        raise TypeError(f"gate must be an unstuck.optim.Gate or None, not {group['gate']!r}")
+    for name in ("foreach", "differentiable"):
+        if group["alpha"] is None and group[name]:
+            raise ValueError(f"{name}=True has no gate: pass alpha=")
     if group["alpha"] is not None and group["gate"] is not None:
         raise ValueError("alpha and gate exclude each other: a given alpha needs no gate")
     if group["alpha"] is not None and group["per_tensor"]:
@@ -58,12 +69,18 @@ def complete_group(group: dict[str, Any]) -> None:
     group["sgd_lr_ratio"] = group.pop("sgd_lr") / lr if lr else 0.0
     group["moment_beta"] = None
     group["schedule_step"] = 0
+    group["idle"] = []  # positions of the parameters that the last step left where they were
     group["gate_state"] = group["gate_network"] = None
     if callable(group["alpha"]) and not isinstance(group["alpha"], Tensor):
         group["alpha"] = 0.5  # until the schedule is asked
     for p in group["params"]:
         if not (p.is_floating_point() or p.is_complex()):
             raise TypeError(f"DynamicBlend cannot update a parameter of dtype {p.dtype}")
+        if p.is_conj() or p.is_neg():
+            raise ValueError(
+                "a parameter is a lazily conjugated or negated view, which has no memory of its own; "
+                "pass p.resolve_conj().resolve_neg()"
+            )
         if group["fused"] and not p.is_meta and not blend.native_ready(p.device):
             raise RuntimeError(
                 f"fused=True, but {_native.missing_for(p.device)}; run `python -m unstuck` for the "
@@ -98,12 +115,23 @@ def complete_group(group: dict[str, Any]) -> None:
 
 
 def adopt_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Fill in what a loaded group lacks, such as one saved by ``torch.optim.Adam``."""
+    """Fill in what a loaded group lacks, such as one saved by ``torch.optim.Adam`` or ``SGD``."""
+    group.update({name: defaults[name] for name in WAYS})
     if "sgd_lr_ratio" in group:
         return
+    if group.pop("amsgrad", False):
+        raise ValueError(
+            "the checkpoint was made with amsgrad=True, which DynamicBlend does not have; continue "
+            "with torch.optim.Adam, or start afresh"
+        )
+    from_adam = "betas" in group
+    if not from_adam:  # the rate of SGD
+        group["sgd_lr"] = group.pop("lr")
     for name, value in defaults.items():
         group.setdefault(name, value)
     complete_group(group)
+    if from_adam:
+        group["moment_beta"] = group["betas"][0]  # momentum goes on from Adam's first moment
 
 
 def hidden_of(group: dict[str, Any]) -> int:
@@ -115,6 +143,12 @@ def hidden_of(group: dict[str, Any]) -> int:
 def uses_gradient_gate(group: dict[str, Any]) -> bool:
     """Whether alpha comes from the flattened gradient."""
     return group["gate"] is not None and group["gate"]["features"] == "gradient"
+
+
+def gradient_gated(optimizer: DynamicBlend, indices: set[int]) -> list[dict[str, Any]]:
+    """Return those groups whose alpha comes from the flattened gradient."""
+    groups = [optimizer.param_groups[index] for index in sorted(indices)]
+    return [group for group in groups if uses_gradient_gate(group)]
 
 
 def settings(group: dict[str, Any], sums: Tensor | None) -> blend.Group:
@@ -173,8 +207,6 @@ def resolve_mode(optimizer: DynamicBlend, group: dict[str, Any]) -> tuple[bool, 
     if shared_under is None:
         if shareable and not any(optimizer.state.get(p) for p in group["params"]):
             group["moment_beta"] = shared_under = beta1
-        elif shareable and _loaded_without_buffers(optimizer, group):
-            group["moment_beta"] = shared_under = beta1
     elif not shareable or beta1 != shared_under:
         for p in group["params"]:
             state = optimizer.state.get(p)
@@ -183,13 +215,6 @@ def resolve_mode(optimizer: DynamicBlend, group: dict[str, Any]) -> tuple[bool, 
         group["moment_beta"] = shared_under = None
     needs_direction = group["gate_state"] is not None and (group["nesterov"] or momentum == 0)
     return momentum != 0 and shared_under is None, needs_direction
-
-
-def _loaded_without_buffers(optimizer: DynamicBlend, group: dict[str, Any]) -> bool:
-    """State that came from ``torch.optim.Adam``: its exp_avg is the shared moment."""
-    if not group.pop("adopted", False):
-        return False
-    return not any("momentum_buffer" in optimizer.state.get(p, {}) for p in group["params"])
 
 
 def prepare(
@@ -211,7 +236,7 @@ def prepare(
     wanted += ["momentum_buffer"] if needs_buffer else []
     wanted += ["sgd_direction"] if needs_direction else []
     for key in wanted:
-        if key not in state:
+        if state.get(key) is None:
             form = (
                 torch.preserve_format
                 if layout.is_shard(p) or layout.is_dense(p)
@@ -246,9 +271,3 @@ def _prime(buffer: Tensor, p: Tensor, group: dict[str, Any]) -> None:
             grad = grad + group["weight_decay"] * p.detach()
         scaled = grad * (group["dampening"] / group["momentum"])
         buffer.copy_(torch.where(scaled.isfinite(), scaled, 0))
-
-
-def record_skipped(group: dict[str, Any]) -> None:
-    """Forget a loss that belongs to a step that was not made."""
-    if group["gate_state"] is not None:
-        group["gate_state"][Header.LOSS] = float("nan")

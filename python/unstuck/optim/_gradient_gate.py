@@ -66,7 +66,9 @@ def _forward(net: Tensor, hidden: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(w2 @ h + b2), h
 
 
-def decide(group: dict[str, Any]) -> None:
+def decide(
+    group: dict[str, Any], grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+) -> None:
     """Set alpha from the gradients as they are; before the step."""
     network, params = group["gate_network"], group["params"]
     if any(p.grad is None for p in params):
@@ -76,16 +78,22 @@ def decide(group: dict[str, Any]) -> None:
         ]
     else:
         flat = [layout.local(p.grad) for p in params]
-    if any(g.layout != torch.strided for g in flat):
-        return  # the step will refuse them
     if network["net"].device != flat[0].device:
         for key, value in network.items():
             network[key] = value.to(flat[0].device)
-    network["previous"].copy_(network["gradient"])
     x = torch.cat([g.reshape(-1).float() for g in flat])
-    network["gradient"].copy_(torch.where(x.isfinite(), x, 0))
-    alpha, _ = _forward(network["net"], int(group["gate"]["hidden"]), network["gradient"])
-    gate_ops.units_of(group["gate_state"], 0)[0, Unit.ALPHA] = alpha.to(torch.float64)
+    if grad_scale is not None:
+        x = x / grad_scale.to(x.device)
+    if group["maximize"]:
+        x = -x
+    x = torch.where(x.isfinite(), x, 0)
+    alpha, _ = _forward(network["net"], int(group["gate"]["hidden"]), x)
+    for kept, new in (
+        (network["previous"], network["gradient"]),
+        (network["gradient"], x),
+        (gate_ops.units_of(group["gate_state"], 0)[0, Unit.ALPHA], alpha.to(torch.float64)),
+    ):
+        kept.copy_(new if found_inf is None else torch.where(found_inf != 0, kept, new))
 
 
 def learn(group: dict[str, Any], found_inf: Tensor | None = None, *, meta: bool = False) -> None:

@@ -18,7 +18,12 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def is_plain(x: Tensor) -> bool:
     """Whether a kernel can take `x` itself."""
-    return type(x) in (Tensor, Parameter) and x.layout == torch.strided and x.dtype in FLOATS and is_dense(x)
+    return (
+        type(x) in (Tensor, Parameter)
+        and x.layout == torch.strided
+        and x.dtype in FLOATS
+        and is_dense(x)
+    )
 
 
 def is_dense(x: Tensor) -> bool:
@@ -52,7 +57,7 @@ def local(x: Tensor) -> Tensor:
 
 def like(x: Tensor, model: Tensor) -> Tensor:
     """Return `x` itself where its strides are those of `model`, else a copy that has them."""
-    if x.stride() == model.stride() and not x.is_neg():
+    if x.stride() == model.stride() and (torch.compiler.is_compiling() or not x.is_neg()):
         return x
     return torch.empty_strided(
         model.shape, model.stride(), dtype=x.dtype, device=x.device

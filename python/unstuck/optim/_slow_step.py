@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import blend, reference
-from unstuck.ops import gate as gate_ops
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
@@ -80,7 +79,6 @@ def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) ->
     columns = [(out.exp_avgs, "exp_avg"), (out.exp_avg_sqs, "exp_avg_sq")]
     columns += [(out.momentum_buffers, "momentum_buffer")] if mode[0] else []
     columns += [(out.directions, "sgd_direction")] if mode[1] else []
-    moved = optimizer._moved
     for row in rows:
         group = optimizer.param_groups[row.group]
         state = blend_state.prepare(optimizer, row.p, group, mode)
@@ -105,22 +103,20 @@ def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) ->
             column.append(fit)
         out.steps.append(state["step"])
         out.units.append(row.unit)
-        compiling = torch.compiler.is_compiling()
-        out.had_previous.append(compiling or moved is None or id(row.p) in moved)
+        out.had_previous.append(id(row.p) not in optimizer._idle)
         out.written.append(row.p)
     return out
 
 
-def _batches(
-    optimizer: DynamicBlend, rows: list[Row]
-) -> list[tuple[int, tuple[bool, bool], _Batch]]:
+def _batches(optimizer: DynamicBlend, rows: list[Row]) -> list[tuple[int, _Batch]]:
+    """Return one batch for each group and device."""
     modes = [blend_state.resolve_mode(optimizer, g) for g in optimizer.param_groups]
     result = []
     for index in range(len(modes)):
         mine = [row for row in rows if row.group == index]
         for device in dict.fromkeys(row.p.device for row in mine):
             here = [row for row in mine if row.p.device == device]
-            result.append((index, modes[index], _batch(optimizer, here, modes[index])))
+            result.append((index, _batch(optimizer, here, modes[index])))
     return result
 
 
@@ -133,16 +129,17 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
     rows = collect(optimizer)
     defaults = optimizer.defaults
     plain = defaults["differentiable"] or defaults["fused"] is False
-    modes = [blend_state.resolve_mode(optimizer, g) for g in optimizer.param_groups]
-    gradient_gated = [g for g in optimizer.param_groups if blend_state.uses_gradient_gate(g)]
-    if optimizer._wants_plain_torch() or torch.compiler.is_compiling():
-        for group in gradient_gated:
-            gradient_gate.decide(group)
-    for index, _, batch in _batches(optimizer, rows):
-        settings = optimizer._settings(index, modes)
+    active = {row.group for row in rows}
+    gated = blend_state.gradient_gated(optimizer, active)
+    for group in gated:
+        gradient_gate.decide(group, grad_scale, found_inf)
+    batches = _batches(optimizer, rows)
+    settings_of = {index: optimizer._settings(index) for index in active}
+    for index, batch in batches:
+        settings = settings_of[index]
         device = batch.params[0].device
         scale, inf = _to(grad_scale, device), _to(found_inf, device)
-        sharded = layout.is_shard(batch.written[0]) and settings.gate is not None
+        sharded = settings.gate is not None and any(layout.is_shard(p) for p in batch.written)
         common = (batch.units, batch.had_previous, settings)
         if defaults["foreach"]:
             reference.blend_foreach(*batch.tensors[:5], batch.steps, settings)
@@ -151,17 +148,17 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
         else:
             blend.step(*batch.tensors, *common, scale, inf, finish=not sharded)
             if sharded:
-                _finish_sharded(batch, settings, meta=False)
+                _finish_sharded(batch, settings, meta=False, found_inf=inf)
             if not torch.compiler.is_compiling():
                 torch.autograd.graph.increment_version(batch.params)
         for kept, packed in batch.copies:
             kept.copy_(packed)
     if not torch.compiler.is_compiling():
-        optimizer._moved = {id(row.p) for row in rows}
         optimizer._plan = None
-    if optimizer._wants_plain_torch() or torch.compiler.is_compiling():
-        for group in gradient_gated:
-            gradient_gate.learn(group, found_inf)
+    optimizer._remember_idle(rows)
+    optimizer._advance(active)
+    for group in gated:
+        gradient_gate.learn(group, found_inf)
 
 
 def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> None:
@@ -170,13 +167,12 @@ def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> Non
     if grads is not None and len(grads) != count:
         raise ValueError(f"meta_step() got {len(grads)} gradients for {count} parameters")
     rows = collect(optimizer, grads)
-    modes = [blend_state.resolve_mode(optimizer, g) for g in optimizer.param_groups]
-    for index, _, batch in _batches(optimizer, rows):
+    for index, batch in _batches(optimizer, rows):
         group = optimizer.param_groups[index]
         if group["gate"] is None or group["gate"]["mode"] != "held-out":
             continue
-        settings = optimizer._settings(index, modes)._replace(learn=True)
-        sharded = layout.is_shard(batch.written[0])
+        settings = optimizer._settings(index)._replace(learn=True)
+        sharded = any(layout.is_shard(p) for p in batch.written)
         blend.hypergradient(
             *batch.tensors, batch.units, batch.had_previous, settings, finish=not sharded
         )
@@ -186,26 +182,24 @@ def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> Non
             gradient_gate.learn(group, meta=True)
 
 
-def _finish_sharded(batch: _Batch, settings: blend.Group, *, meta: bool) -> None:
+def _finish_sharded(
+    batch: _Batch, settings: blend.Group, *, meta: bool, found_inf: Tensor | None = None
+) -> None:
     """Add the shards' sums up over the ranks, so that every rank sets the same alpha."""
     import torch.distributed as dist
 
-    first: Any = batch.written[0]
-    mesh, placements = first.device_mesh, first.placements
-    for p in batch.written:
-        other: Any = p
-        if other.device_mesh != mesh or other.placements != placements:
-            raise ValueError(
-                "a gate over parameters that are sharded in different ways; give each kind a "
-                "parameter group of its own, or pass alpha="
-            )
+    kinds = {
+        (p.device_mesh, p.placements) if layout.is_shard(p) else None  # type: ignore[attr-defined]
+        for p in batch.written
+    }
+    if len(kinds) > 1:
+        raise ValueError(
+            "a gate over parameters that are sharded in different ways; give each kind a parameter "
+            "group of its own, or pass alpha="
+        )
+    [(mesh, placements)] = kinds  # type: ignore[misc]
     assert settings.sums is not None
     for dim, placement in enumerate(placements):
         if placement.is_shard():
             dist.all_reduce(settings.sums, group=mesh.get_group(dim))
-    blend.finish(settings, meta=meta)
-
-
-def gate_state_size(group: dict[str, Any]) -> int:
-    """Return the number of values the group's gate keeps."""
-    return 0 if group["gate_state"] is None else gate_ops.size(blend_state.hidden_of(group), 1)
+    blend.finish(settings, meta=meta, found_inf=found_inf)

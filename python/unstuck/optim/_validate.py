@@ -25,7 +25,9 @@ def learning_rate(name: str, value: Any) -> None:
                 f"Tensor {name} must be one float32 or float64, not {value.dtype} of shape "
                 f"{tuple(value.shape)}"
             )
-        return
+        if value.is_meta:
+            return
+        value = float(value)
     non_negative(name, value)
 
 
@@ -50,7 +52,9 @@ def alpha(value: Any) -> None:
                 f"Tensor alpha must be one float32 or float64, not {value.dtype} of shape "
                 f"{tuple(value.shape)}"
             )
-        return
+        if value.is_meta:
+            return
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"alpha must be None, a number, a tensor or a function, not {value!r}")
     if not 0 <= value <= 1:

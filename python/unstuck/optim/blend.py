@@ -140,11 +140,8 @@ class DynamicBlend(Optimizer):
             raise ValueError("foreach and fused cannot both be True; choose one")
         if differentiable and (fused or foreach):
             raise ValueError("differentiable=True needs plain torch: leave fused and foreach unset")
-        if gate is not None and not isinstance(gate, Gate):
-            raise TypeError(f"gate must be an unstuck.optim.Gate or None, not {gate!r}")
-        if alpha is None and (foreach or differentiable):
-            which = "foreach" if foreach else "differentiable"
-            raise ValueError(f"{which}=True has no gate: pass alpha=")
+        if capturable and foreach:
+            raise ValueError("capturable=True needs the native step: leave foreach unset")
         self._schedules: dict[int, Callable[[int], float]] = {}
         defaults = dict(
             lr=lr,
@@ -166,23 +163,33 @@ class DynamicBlend(Optimizer):
             differentiable=differentiable,
         )
         self._forget()
+        self._idle: set[int] = set()  # ids of what its group's last step left where it was
         super().__init__(params, defaults)
         self._step_supports_amp_scaling = not foreach
 
     # ------------------------------------------------------------ groups and state
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own; see ``torch.optim.Optimizer``."""
-        given = {**self.defaults, **param_group}
-        blend_state.check_group(given)
+        """Add parameters with settings of their own; see ``torch.optim.Optimizer``.
+
+        A group's `alpha` puts the optimizer's `gate` aside, and the other way round.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        param_group = dict(param_group)
+        for mine, other in (("alpha", "gate"), ("gate", "alpha")):
+            if param_group.get(mine) is not None:
+                param_group.setdefault(other, None)
+        blend_state.check_group({**self.defaults, **param_group}, self.defaults)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        if callable(group["alpha"]):
-            self._schedules[len(self.param_groups) - 1] = group["alpha"]
+        schedule = group["alpha"]
         try:
             blend_state.complete_group(group)
         except Exception:
             self.param_groups.pop()
             raise
+        if callable(schedule):
+            self._schedules[len(self.param_groups) - 1] = schedule
         self._forget()
 
     def _forget(self) -> None:
@@ -190,8 +197,8 @@ class DynamicBlend(Optimizer):
         self._plan: blend.Plan | None = None
         self._plan_modes: list[tuple[bool, bool]] = []
         self._plan_params: list[Tensor] = []
+        self._plan_groups: set[int] = set()
         self._plan_device = torch.device("cpu")
-        self._moved: set[int] | None = None  # ids of what the last step moved; None: everything
         self._sums: dict[int, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,30 +206,45 @@ class DynamicBlend(Optimizer):
         return {**state, "_schedules": self._schedules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        defaults = state.get("defaults", self.__dict__.get("defaults"))
+        for group in state["param_groups"]:
+            blend_state.adopt_group(group, defaults)
         self._forget()
         self.__dict__.setdefault("_schedules", {})
         super().__setstate__(state)
         self._step_supports_amp_scaling = not self.defaults["foreach"]
-        for group in self.param_groups:
-            blend_state.adopt_group(group, self.defaults)
+        self._idle = {id(g["params"][i]) for g in self.param_groups for i in g["idle"]}
 
     # ------------------------------------------------------------ the gate, seen from outside
     @property
     def alpha(self) -> list[Tensor]:
         """Share of Adam in the next step: one tensor a group, of shape (units,)."""
         return [
-            torch.as_tensor(group["alpha"] if group["alpha"] is not None else 0.5).reshape(1)
-            if group.get("gate_state") is None
+            torch.as_tensor(self._given_alpha(index)).detach().clone().reshape(1)
+            if group["gate_state"] is None
             else self._records(group)[:, Unit.ALPHA].clone()
-            for group in self.param_groups
+            for index, group in enumerate(self.param_groups)
         ]
+
+    def _given_alpha(self, index: int) -> float | Tensor:
+        """Return the alpha of a group without a gate, asking its schedule if it has one."""
+        group = self.param_groups[index]
+        if (schedule := self._schedules.get(index)) is None:
+            return cast("float | Tensor", group["alpha"])
+        value = float(schedule(group["schedule_step"]))
+        if not 0 <= value <= 1:
+            raise ValueError(
+                f"the schedule of alpha returned {value} for step {group['schedule_step']}; "
+                "it must be in [0, 1]"
+            )
+        return value
 
     @property
     def hypergradient(self) -> list[Tensor | None]:
         """Last dL'/dalpha: one tensor a group, of shape (units,), or None without a gate."""
         return [
             None
-            if group.get("gate_state") is None
+            if group["gate_state"] is None
             else self._records(group)[:, Unit.HYPERGRAD].clone()
             for group in self.param_groups
         ]
@@ -237,7 +259,7 @@ class DynamicBlend(Optimizer):
         A closure's loss is recorded by :meth:`step` itself.
         """
         for group in self.param_groups:
-            if group.get("gate_state") is not None:
+            if group["gate_state"] is not None:
                 value = loss.detach() if isinstance(loss, Tensor) else float(loss)
                 group["gate_state"][Header.LOSS] = value
 
@@ -248,7 +270,9 @@ class DynamicBlend(Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Evaluates the model, calls backward, and returns the loss.
+            Evaluates the model and returns the loss. It may call backward itself. When it leaves
+            every parameter without a gradient, backward is called here, and the gradients are
+            cleared again after the step.
 
         Returns
         -------
@@ -261,36 +285,54 @@ class DynamicBlend(Optimizer):
         ValueError
             When a gradient does not fit its parameter, or parameters share memory.
         """
-        loss = None
+        loss, own_gradients = None, False
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+                own_gradients = self._needs_backward(loss)
+                if own_gradients:
+                    loss.backward()
             if isinstance(loss, (Tensor, float, int)):
                 self.record_loss(loss)
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             self._step()
+        if own_gradients:
+            self.zero_grad()
         return loss
+
+    def _needs_backward(self, loss: Any) -> bool:
+        return (
+            isinstance(loss, Tensor)
+            and loss.requires_grad
+            and all(p.grad is None for group in self.param_groups for p in group["params"])
+        )
 
     def _step(self) -> None:
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf):
+            return  # an overflow: everything stays as it is, what is not yet created included
         if torch.compiler.is_compiling() or self._wants_plain_torch():
             slow_step.step(self, grad_scale, found_inf)
             return
-        gated = [g for g in self.param_groups if blend_state.uses_gradient_gate(g)]
-        for group in gated:
-            gradient_gate.decide(group)
-        modes = [blend_state.resolve_mode(self, group) for group in self.param_groups]
         plan = self._plan
-        current = plan is not None and modes == self._plan_modes
-        if not (current and plan is not None and plan.ready(self.param_groups, self.state)):
-            plan = self._build(modes)
+        ready = plan is not None and plan.ready(self.param_groups, self.state)
+        rows = None if ready else slow_step.collect(self)  # raises before anything has changed
+        modes = [blend_state.resolve_mode(self, group) for group in self.param_groups]
+        if not ready or modes != self._plan_modes:
+            plan = self._build(slow_step.collect(self) if rows is None else rows, modes)
         if plan is None:
             slow_step.step(self, grad_scale, found_inf)
-        elif self._plan_params:
-            groups = [self._settings(i, modes) for i in range(len(modes))]
+            return
+        active = self._plan_groups
+        gated = blend_state.gradient_gated(self, active)
+        for group in gated:
+            gradient_gate.decide(group, grad_scale, found_inf)
+        groups = [self._settings(i, active=i in active) for i in range(len(modes))]
+        if active:
             blend.run(plan, self._plan_device, groups, grad_scale, found_inf)
             torch.autograd.graph.increment_version(self._plan_params)
+        self._advance(active)
         for group in gated:
             gradient_gate.learn(group, found_inf)
 
@@ -298,28 +340,44 @@ class DynamicBlend(Optimizer):
         d = self.defaults
         return bool(d["differentiable"] or d["foreach"] or d["fused"] is False)
 
-    def _build(self, modes: list[tuple[bool, bool]]) -> blend.Plan | None:
+    def _build(
+        self, rows: list[slow_step.Row], modes: list[tuple[bool, bool]]
+    ) -> blend.Plan | None:
         """Return a plan of everything that has a gradient, or None when the slow way must do."""
-        rows = slow_step.collect(self)
-        moved, self._plan = self._moved, None
-        self._plan_params = [row.p for row in rows]
-        self._plan_modes = modes
-        if not rows:
-            self._plan_params, self._moved = [], set()
+        self._plan = None
         devices = {row.p.device for row in rows}
         if len(devices) > 1 or not all(layout.is_plain(row.p) for row in rows):
             return None
         device = next(iter(devices), torch.device("cpu"))
         if not blend.native_ready(device):
             return None
+        known = set(self.state)
+        try:
+            plan = self._plan_of(rows, modes, device)
+        except Exception:
+            for p in [p for p in self.state if p not in known]:
+                del self.state[p]
+            raise
+        plan.watch(self.param_groups, self.state)
+        if not plan.ready(self.param_groups, self.state):
+            return None  # a gradient of another layout
+        self._plan, self._plan_device, self._plan_modes = plan, device, modes
+        self._plan_params = [row.p for row in rows]
+        self._plan_groups = {row.group for row in rows}
+        self._remember_idle(rows)
+        return plan
+
+    def _plan_of(
+        self, rows: list[slow_step.Row], modes: list[tuple[bool, bool]], device: torch.device
+    ) -> blend.Plan:
         for row in rows:
             blend_state.prepare(self, row.p, self.param_groups[row.group], modes[row.group])
         states = [self.state[row.p] for row in rows]
         buffered = [modes[row.group][0] for row in rows]
         directed = [modes[row.group][1] for row in rows]
-        plan = blend.plan_for(
+        return blend.plan_for(
             device,
-            self._plan_params,
+            [row.p for row in rows],
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
             [s["momentum_buffer"] if b else None for s, b in zip(states, buffered, strict=True)],
@@ -327,24 +385,33 @@ class DynamicBlend(Optimizer):
             [s["step"] for s in states],
             [row.group for row in rows],
             [row.unit for row in rows],
-            [moved is None or id(row.p) in moved for row in rows],
+            [id(row.p) not in self._idle for row in rows],
         )
-        plan.watch(self.param_groups, self.state)
-        if not plan.ready(self.param_groups, self.state):
-            return None  # a gradient of another layout
-        self._plan, self._plan_device = plan, device
-        self._moved = {id(row.p) for row in rows}
-        return plan
 
-    def _settings(self, index: int, modes: list[tuple[bool, bool]]) -> blend.Group:
-        """Return what the kernels need to know of one group now."""
+    def _remember_idle(self, rows: list[slow_step.Row]) -> None:
+        """Note what a step leaves alone: its last update is then not that of the group's alpha."""
+        moving = {id(row.p) for row in rows}
+        for index in {row.group for row in rows}:
+            group = self.param_groups[index]
+            group["idle"] = [i for i, p in enumerate(group["params"]) if id(p) not in moving]
+            self._idle -= {id(p) for p in group["params"]}
+            self._idle |= {id(group["params"][i]) for i in group["idle"]}
+
+    def _advance(self, active: set[int]) -> None:
+        """Count a step of every group that has made one and has a schedule."""
+        for index in active & self._schedules.keys():
+            self.param_groups[index]["schedule_step"] += 1
+
+    def _settings(self, index: int, *, active: bool = True) -> blend.Group:
+        """Return what the kernels need to know of one group now.
+
+        A group without any gradient makes no step: its gate is left out.
+        """
         group = self.param_groups[index]
-        if (schedule := self._schedules.get(index)) is not None:
-            value = float(schedule(group["schedule_step"]))
-            if not 0 <= value <= 1:
-                raise ValueError(f"the schedule of alpha returned {value}; it must be in [0, 1]")
-            group["alpha"] = value
-            group["schedule_step"] += 1
+        if not active:
+            return blend_state.settings({**group, "gate_state": None, "alpha": 0.0}, None)
+        if index in self._schedules:
+            group["alpha"] = self._given_alpha(index)
         sums = None
         if group["gate_state"] is not None:
             sums = self._sums.get(index)

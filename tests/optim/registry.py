@@ -1,0 +1,127 @@
+"""One row an optimizer class; the contract tests run on every variant of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unstuck.optim import DynamicBlend, Gate
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to construct an optimizer."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    amp: bool = True  # takes grad_scale and found_inf inside its step
+    groups_on_one_device: bool = False
+    sharded: bool = True  # steps DTensor parameters
+    compiles: bool = True  # a step can be traced with fullgraph=True
+
+
+@dataclass(frozen=True)
+class OptimizerInfo:
+    """What the contract tests need to know of one class."""
+
+    cls: type[torch.optim.Optimizer]
+    variants: tuple[Variant, ...]
+    refused: tuple[tuple[dict[str, Any], type[Exception], str], ...]  # kwargs, error, its text
+    bad_groups: tuple[tuple[dict[str, Any], type[Exception], str], ...]
+    rate_entries: tuple[str, ...] = ("lr",)
+
+    def make(self, variant: Variant, params: Any, **more: Any) -> Any:
+        return self.cls(params, **{**variant.kwargs, **more})
+
+
+def half_at_first(step: int) -> float:
+    """A schedule of alpha that pickle can name."""
+    return 0.5 if step < 2 else 1.0 / step
+
+
+def _gate(**kwargs: Any) -> dict[str, Any]:
+    return {"gate": Gate(**{"hidden": 8, "lr": 0.05, **kwargs})}
+
+
+DYNAMIC_BLEND = OptimizerInfo(
+    cls=DynamicBlend,
+    variants=(
+        Variant("gate"),
+        Variant("gate-general", {"momentum": 0.8, "dampening": 0.1, **_gate()}),
+        Variant("gate-nesterov", {"nesterov": True, "weight_decay": 0.01, **_gate()}),
+        Variant("gate-no-momentum", {"momentum": 0, **_gate(total_steps=50)}),
+        Variant(
+            "gate-decoupled",
+            {"weight_decay": 0.1, "decoupled_weight_decay": True, **_gate(normalize=False)},
+        ),
+        Variant("gate-per-tensor", {"per_tensor": True, "maximize": True, **_gate()}),
+        Variant("gate-held-out", _gate(mode="held-out")),
+        Variant("gate-frozen", _gate(mode="frozen", init_alpha=0.3)),
+        Variant("gate-gradient", _gate(features="gradient"), sharded=False),
+        Variant("gate-unfused", {"fused": False, **_gate()}),
+        Variant("alpha-shared", {"alpha": 0.4, "weight_decay": 0.01}),
+        Variant("alpha-fused", {"alpha": 0.4, "fused": True}),
+        Variant("alpha-general", {"alpha": 0.4, "momentum": 0.5, "dampening": 0.2}),
+        Variant("alpha-nesterov", {"alpha": 0.4, "nesterov": True, "maximize": True}),
+        Variant("alpha-no-momentum", {"alpha": 0.4, "momentum": 0}),
+        Variant(
+            "alpha-decoupled", {"alpha": 0.4, "weight_decay": 0.1, "decoupled_weight_decay": True}
+        ),
+        Variant("alpha-tensor", {"alpha": torch.tensor(0.4, dtype=torch.float64)}),
+        Variant("alpha-schedule", {"alpha": half_at_first}),
+        Variant("alpha-unfused", {"alpha": 0.4, "fused": False, "momentum": 0.8}),
+        Variant("alpha-foreach", {"alpha": 0.4, "foreach": True, "nesterov": True}, amp=False),
+        Variant("adam", {"alpha": 1}),
+        Variant("sgd", {"alpha": 0.0}),
+    ),
+    refused=(
+        ({"lr": -0.1}, ValueError, r"lr: -0\.1; it must be finite and at least 0"),
+        ({"lr": float("nan")}, ValueError, "lr: nan; it must be finite"),
+        ({"lr": "fast"}, TypeError, "lr must be a number, not 'fast'"),
+        ({"lr": torch.ones(2)}, ValueError, r"Tensor lr must be one float32 .* shape \(2,\)"),
+        ({"lr": 0.0}, ValueError, "lr is 0, so the ratio .* pass a positive lr"),
+        ({"sgd_lr": float("inf")}, ValueError, "sgd_lr: inf; it must be finite"),
+        ({"betas": (1.0, 0.9)}, ValueError, r"index 0: 1\.0; it must be in \[0, 1\)"),
+        ({"betas": (0.9, -0.1)}, ValueError, r"index 1: -0\.1; it must be in \[0, 1\)"),
+        ({"betas": 0.9}, ValueError, "betas must be a pair .* not 0.9"),
+        ({"betas": (torch.tensor(0.9), 0.99)}, TypeError, r"betas\[0\] is a tensor; pass a number"),
+        ({"eps": -1}, ValueError, "eps: -1; it must be finite and at least 0"),
+        ({"momentum": -0.5}, ValueError, r"momentum: -0\.5; it must be"),
+        ({"weight_decay": -1}, ValueError, "weight_decay: -1; it must be"),
+        ({"dampening": float("nan")}, ValueError, "dampening: nan; it must be a finite number"),
+        ({"nesterov": True, "momentum": 0}, ValueError, "nesterov needs a momentum .* not 0 and 0"),
+        ({"nesterov": True, "dampening": 0.5}, ValueError, r"zero dampening, not 0\.9 and 0\.5"),
+        ({"alpha": 1.5}, ValueError, r"alpha: 1\.5; it must be in \[0, 1\]"),
+        ({"alpha": "half"}, TypeError, "alpha must be None, a number, .* not 'half'"),
+        ({"alpha": torch.ones(3)}, ValueError, r"Tensor alpha must be one float32 .* \(3,\)"),
+        ({"alpha": 0.5, "gate": Gate()}, ValueError, "alpha and gate exclude each other"),
+        ({"alpha": 0.5, "per_tensor": True}, ValueError, "per_tensor=True is for the gate"),
+        ({"gate": 0.5}, TypeError, "gate must be an unstuck.optim.Gate or None, not 0.5"),
+        (
+            {"gate": Gate(features="gradient"), "per_tensor": True},
+            ValueError,
+            "per_tensor must be False",
+        ),
+        ({"alpha": 0.5, "foreach": True, "fused": True}, ValueError, "choose one"),
+        ({"foreach": True}, ValueError, "foreach=True has no gate: pass alpha="),
+        ({"differentiable": True}, ValueError, "differentiable=True has no gate: pass alpha="),
+        (
+            {"alpha": 0.5, "differentiable": True, "fused": True},
+            ValueError,
+            "leave fused and foreach unset",
+        ),
+        ({"capturable": True}, ValueError, "capturable=True, but a parameter is on the CPU"),
+    ),
+    bad_groups=(
+        ({"lr": -1.0}, ValueError, r"lr: -1\.0; it must be"),
+        ({"alpha": 2.0}, ValueError, r"alpha: 2\.0; it must be in"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"index 1: 1\.0"),
+    ),
+    rate_entries=("lr", "sgd_lr_ratio"),
+)
+
+REGISTRY = (DYNAMIC_BLEND,)

@@ -1,0 +1,131 @@
+"""Small training runs that the contract tests share, and exact comparison of what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from .registry import REGISTRY, OptimizerInfo, Variant
+
+SHAPES = ((7, 5), (5,), (), (3, 2, 4))
+
+
+def every_variant(keep: Callable[[Variant], bool] = lambda _: True) -> pytest.MarkDecorator:
+    """Parametrize a test over every variant of every class."""
+    return pytest.mark.parametrize(
+        ("info", "variant"),
+        [
+            pytest.param(info, variant, id=f"{info.cls.__name__}-{variant.name}")
+            for info in REGISTRY
+            for variant in info.variants
+            if keep(variant)
+        ],
+    )
+
+
+def every_class() -> pytest.MarkDecorator:
+    """Parametrize a test over the classes, each with its defaults."""
+    return pytest.mark.parametrize("info", REGISTRY, ids=lambda info: info.cls.__name__)
+
+
+def make_params(
+    shapes: Iterable[tuple[int, ...]] = SHAPES,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype))
+        for shape in shapes
+    ]
+
+
+def loss_of(params: Sequence[Tensor], batch: int) -> Tensor:
+    """A bounded loss whose minimum moves with the batch."""
+    generator = torch.Generator().manual_seed(1000 + batch)
+    total: Any = 0.0
+    for p in params:
+        shift = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        wide = torch.view_as_real(p).sum(-1) if p.is_complex() else p
+        total = total + (wide + shift.to(p.device, wide.dtype)).cos().sum()
+    return total
+
+
+def backward(params: Sequence[Tensor], batch: int) -> Tensor:
+    """Fill the gradients with those of one batch."""
+    for p in params:
+        p.grad = None
+    loss = loss_of(params, batch)
+    loss.backward()
+    return loss
+
+
+def train(optimizer: Any, params: Sequence[Tensor], batches: Iterable[int]) -> None:
+    """Train as a user would, with whatever the gate can be told."""
+    gates = [(group.get("gate") or {}).get("mode") for group in optimizer.param_groups]
+    for batch in batches:
+        loss = backward(params, batch)
+        if hasattr(optimizer, "record_loss"):
+            optimizer.record_loss(loss)
+        optimizer.step()
+        if "held-out" in gates:
+            backward(params, 10_000 + batch)
+            optimizer.meta_step()
+
+
+def snapshot(optimizer: Any, params: Sequence[Tensor]) -> dict[str, Any]:
+    """Copy of everything that decides how training goes on."""
+    return {
+        "params": [p.detach().clone() for p in params],
+        "optimizer": deepcopy(optimizer.state_dict()),
+    }
+
+
+def assert_same(a: Any, b: Any, where: str = "", *, rtol: float = 0, atol: float = 0) -> None:
+    """Compare nested values, tensors bit for bit unless tolerances are given."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        assert isinstance(a, Tensor), where
+        assert isinstance(b, Tensor), where
+        torch.testing.assert_close(
+            a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text: f"{where}: {text}"
+        )
+    elif isinstance(a, Mapping):
+        assert isinstance(b, Mapping), where
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}[{key!r}]", rtol=rtol, atol=atol)
+    elif isinstance(a, (list, tuple)):
+        assert type(a) is type(b), where
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]", rtol=rtol, atol=atol)
+    else:
+        assert a == b, where
+
+
+def assert_changed(before: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+    """Every parameter has moved: what a contract says of a step is then not empty."""
+    for i, (old, p) in enumerate(zip(before, params, strict=True)):
+        assert p.numel() == 0 or not torch.equal(old, p), f"parameter {i} did not move"
+
+
+__all__ = [
+    "SHAPES",
+    "OptimizerInfo",
+    "Variant",
+    "assert_changed",
+    "assert_same",
+    "backward",
+    "every_class",
+    "every_variant",
+    "loss_of",
+    "make_params",
+    "snapshot",
+    "train",
+]

@@ -227,16 +227,17 @@ def hypergradient(
     _native_step(tensors, units, had_previous, group, "hypergradient", finish)
 
 
-def finish(group: Group, *, meta: bool = False) -> None:
+def finish(group: Group, *, meta: bool = False, found_inf: Tensor | None = None) -> None:
     """End a step (with `meta` a held-out one) whose sums were completed elsewhere.
 
-    Sharded parameters need this: their sums are added up over the ranks first.
+    Sharded parameters need this: their sums are added up over the ranks first. Where `found_inf` is
+    not zero the gate stays as it is.
     """
     group = _with_matrix(group)
     if meta:
         reference.blend_meta_step(group)
     else:
-        reference.blend_finish(group)
+        reference.blend_finish(group, None if found_inf is None else found_inf != 0)
 
 
 # ---------------------------------------------------------------- torch.library

@@ -1,0 +1,28 @@
+"""The examples in the documentation of the package run and give what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import unstuck
+
+FINDER = doctest.DocTestFinder(exclude_empty=True)
+
+
+def examples():
+    names = [module.name for module in pkgutil.walk_packages(unstuck.__path__, "unstuck.")]
+    native = {"unstuck._C", "unstuck._cuda", "unstuck.__main__"}
+    for name in ["unstuck", *sorted(set(names) - native)]:
+        for test in FINDER.find(importlib.import_module(name), name):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("example", list(examples()))
+def test_example(example):
+    failures = []
+    done = doctest.DocTestRunner().run(example, out=failures.append)
+    assert done.failed == 0, "".join(failures)
+    assert done.attempted == len(example.examples)

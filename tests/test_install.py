@@ -1,0 +1,301 @@
+"""The build: which nvcc and architectures it takes, what it says, what wheel and sdist hold."""
+
+import importlib.machinery
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pybind11
+import pytest
+import torch
+
+import unstuck
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+NATIVE = importlib.machinery.EXTENSION_SUFFIXES[0]
+CHOICES = ("UNSTUCK_CUDA", "UNSTUCK_SANITIZE", "CUDACXX", "CUDAHOSTCXX", "CUDAARCHS")
+CHOICES += ("CUDA_HOME", "CUDA_PATH")
+
+
+def run(command, *, cwd, **environment):
+    """Run a command with the environment's own choices taken away."""
+    inherited = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**inherited, "PATH": TOOLS, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+
+
+def program(folder, name, script):
+    """Write an executable, for the front of PATH."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+# ------------------------------------------------------------------ the nvcc probe, by itself
+
+
+@pytest.fixture
+def probe(tmp_path):
+    """Run the probe; return its reason, the compiler and the architectures that it chose."""
+    cmake = shutil.which("cmake", path=TOOLS)
+    script = tmp_path / "probe.cmake"
+    script.write_text(
+        f'include("{ROOT.as_posix()}/cmake/ProbeCuda.cmake")\nunstuck_probe_cuda()\n'
+        'message(NOTICE "<${UNSTUCK_NVCC_WHY}|${CMAKE_CUDA_COMPILER}|'
+        '${CMAKE_CUDA_ARCHITECTURES}>")\n'
+    )
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+
+    def call(*defines, **environment):
+        elsewhere = "-DCMAKE_IGNORE_PATH=/usr/local/cuda/bin"
+        environment.setdefault("PATH", f"{bin_folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+        done = run([cmake, elsewhere, *defines, "-P", script], cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stdout
+        return re.search(r"<(.*)\|(.*)\|(.*)>", done.stdout).groups()
+
+    call.bin = bin_folder
+    return call
+
+
+@pytest.fixture
+def nvcc(probe):
+    """An nvcc that compiles everything and knows three architectures."""
+    script = 'case "$*" in *--list-gpu-arch*) echo compute_80 compute_90 compute_120 ;; esac'
+    return program(probe.bin, "nvcc", script)
+
+
+def test_probe_without_nvcc(probe):
+    why, compiler, _ = probe()
+    assert why == "no nvcc on PATH, in CUDA_HOME or CUDA_PATH, or in /usr/local/cuda"
+    assert compiler == ""
+
+
+def test_probe_takes_nvcc_from_path_and_from_cuda_home(probe, nvcc, tmp_path):
+    assert probe()[:2] == ("", str(nvcc))
+    other = tmp_path / "toolkit" / "bin"
+    other.mkdir(parents=True)
+    shutil.copy(nvcc, other / "nvcc")
+    assert probe(CUDA_HOME=str(other.parent))[:2] == ("", str(other / "nvcc"))
+
+
+@pytest.mark.parametrize("named", [{"CUDACXX": "/not/there/nvcc"}, {}])
+def test_probe_never_replaces_a_compiler_that_was_named(probe, nvcc, named):
+    defines = [] if named else ["-DCMAKE_CUDA_COMPILER=/not/there/nvcc"]
+    why, _, _ = probe(*defines, **named)
+    assert why == "the CUDA compiler that was named, '/not/there/nvcc', does not exist"
+
+
+def test_probe_passes_the_arguments_and_the_host_compiler_on(probe):
+    program(probe.bin, "my-nvcc", 'echo "called with $*"; exit 1')
+    why, _, _ = probe(CUDACXX="my-nvcc --threads 2", CUDAHOSTCXX="my-g++")
+    assert "called with --threads 2 -ccbin my-g++ -std=c++17 " in why
+
+
+def test_probe_tells_in_one_line_what_a_broken_nvcc_said(probe):
+    broken = program(
+        probe.bin, "nvcc", 'echo "probe.cu: error: \\"gcc 99\\""; echo \'in \\here\' >&2; exit 3'
+    )
+    why, compiler, _ = probe()
+    assert why.startswith(f"{broken} cannot compile a small kernel: ")
+    assert "error: 'gcc 99'" in why
+    assert "in /here" in why
+    assert why.endswith("(exit status: 3)")
+    assert compiler == ""
+
+
+@pytest.mark.parametrize(
+    ("gpus", "chosen"),
+    [
+        ("", "all-major"),  # no GPU
+        ("9.0", "90"),
+        ("9.0\n8.0\n9.0", "90;80"),
+        ("12.1", "all-major"),  # newer than this nvcc: it runs the PTX
+        ("[N/A]", "all-major"),
+    ],
+)
+def test_probe_compiles_for_the_gpus_that_are_here(probe, nvcc, gpus, chosen):
+    program(probe.bin, "nvidia-smi", f"printf '{gpus}\\n'" if gpus else "exit 9")
+    assert probe() == ("", str(nvcc), chosen)
+
+
+def test_probe_leaves_architectures_that_were_asked_for_alone(probe, nvcc):
+    program(probe.bin, "nvidia-smi", "echo 9.0")
+    assert probe(CUDAARCHS="80;120")[2] == "80;120"
+    assert probe("-DCMAKE_CUDA_ARCHITECTURES=75", CUDAARCHS="80;120")[2] == "75"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+def test_probe_with_the_real_nvcc(probe):
+    path = os.environ["PATH"]
+    program(probe.bin, "nvidia-smi", "exit 9")
+    works = probe(PATH=f"{probe.bin}{os.pathsep}{path}")
+    assert works[0] == ""
+    assert works[2] == "all-major"
+    broken = program(probe.bin, "broken-g++", "echo no compiler here >&2; exit 1")
+    why, _, _ = probe(PATH=path, CUDAHOSTCXX=str(broken))
+    assert "cannot compile a small kernel" in why
+
+
+# ------------------------------------------------------------------ building and installing
+
+
+def pip(*arguments, cwd, **environment):
+    return run([sys.executable, "-m", "pip", *arguments], cwd=cwd, **environment)
+
+
+def build_wheel(source, folder, **environment):
+    return pip(
+        *("wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", folder, source),
+        cwd=folder,
+        **environment,
+    )
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory):
+    """The sdist, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    code = f"from scikit_build_core.build import build_sdist; build_sdist({str(folder)!r})"
+    done = run([sys.executable, "-c", code], cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    (archive,) = folder.iterdir()
+    assert archive.name == f"unstuck-{unstuck.__version__}.tar.gz"
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / f"unstuck-{unstuck.__version__}"
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """A wheel built from the sdist, as UNSTUCK_CUDA=AUTO does it with a broken nvcc."""
+    folder = tmp_path_factory.mktemp("wheel")
+    broken = program(tmp_path_factory.mktemp("bin"), "nvcc", "echo half an installation; exit 1")
+    done = build_wheel(sdist, folder, CUDACXX=str(broken))
+    assert done.returncode == 0, done.stdout
+    (archive,) = folder.glob("*.whl")
+    return archive
+
+
+def files_of(folder, *suffixes):
+    """The files below a folder of the source tree, relative to its parent."""
+    return {
+        path.relative_to(folder.parent).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix in suffixes and "__pycache__" not in path.parts
+    }
+
+
+def package_files():
+    return files_of(ROOT / "python" / "unstuck", ".py", ".pyi", ".typed")
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    about = f"unstuck-{unstuck.__version__}.dist-info"
+    built = {f"unstuck/_C{NATIVE}", "unstuck/_build_info.py"}
+    record = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert names == package_files() | built | {f"{about}/{name}" for name in record}
+    assert {"unstuck/py.typed", "unstuck/_C.pyi", "unstuck/_cuda.pyi"} <= names
+
+
+@pytest.mark.slow
+def test_wheel_asks_for_torch_and_numpy_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        about = f"unstuck-{unstuck.__version__}.dist-info"
+        metadata = Parser().parsestr(archive.read(f"{about}/METADATA").decode())
+        commands = archive.read(f"{about}/entry_points.txt").decode()
+    needs = metadata.get_all("Requires-Dist")
+    base = [need for need in needs if "extra ==" not in need]
+    assert [re.match(r"\w+", need).group() for need in base] == ["torch", "numpy"]
+    assert metadata.get_all("Provides-Extra") == ["cli", "plots", "experiments", "test", "bench"]
+    assert "unstuck = unstuck.cli:main" in commands
+
+
+@pytest.mark.slow
+def test_installed_wheel_runs_and_says_why_it_has_no_cuda(wheel, tmp_path):
+    target = tmp_path / "installed"
+    done = pip(*("install", "--no-deps", "--no-index", "--target", target, wheel), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    # -S: without site no other installation of the package comes first.
+    libraries = [str(target), str(Path(torch.__file__).parents[1])]
+    code = (
+        f"import sys, runpy; sys.path[:0] = {libraries!r}; "
+        "runpy.run_module('unstuck', run_name='__main__')"
+    )
+    done = run([sys.executable, "-S", "-c", code], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"unstuck {unstuck.__version__} in {target}" in done.stdout
+    assert "CPU tensors: native kernels" in done.stdout
+    assert "nvcc cannot compile a small kernel: half an installation" in done.stdout
+    assert "UNSTUCK_CUDA=ON pip install" in done.stdout
+
+
+@pytest.mark.slow
+def test_sdist_holds_the_sources_and_nothing_else(sdist):
+    held = {p.relative_to(sdist).as_posix() for p in sdist.rglob("*") if p.is_file()}
+    needed = {"CMakeLists.txt", "pyproject.toml", "PKG-INFO", "LICENSE"}
+    needed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+    needed |= {f"python/{name}" for name in package_files()}
+    needed |= files_of(ROOT / "csrc", ".cpp", ".hpp", ".cu")
+    needed |= files_of(ROOT / "cmake", ".cmake", ".in")
+    needed |= files_of(ROOT / "tests", ".py", ".cpp", ".hpp", ".cu")
+    needed |= files_of(ROOT / "bench", ".py")
+    assert needed <= held, sorted(needed - held)
+    more = {name for name in held - needed if not re.fullmatch(r"docs/.*\.(md|png|svg)", name)}
+    assert more == set()
+
+
+def test_build_stops_when_cuda_is_insisted_on_and_broken(tmp_path):
+    done = build_wheel(ROOT, tmp_path, UNSTUCK_CUDA="ON", CUDACXX="/not/there/nvcc")
+    assert done.returncode != 0
+    said = " ".join(done.stdout.split())
+    assert (
+        "UNSTUCK_CUDA=ON, but the CUDA module cannot be built: the CUDA compiler that was named, "
+        "'/not/there/nvcc', does not exist"
+    ) in said
+    assert "Remedy: install a CUDA toolkit (11.8 or newer) and put nvcc on PATH" in said
+
+
+def test_build_stops_at_a_choice_that_does_not_exist(tmp_path):
+    done = build_wheel(ROOT, tmp_path, UNSTUCK_CUDA="perhaps")
+    assert done.returncode != 0
+    assert "UNSTUCK_CUDA must be AUTO, ON or OFF, not 'PERHAPS'" in " ".join(done.stdout.split())
+
+
+def test_cuda_can_be_switched_off(tmp_path):
+    done = run(
+        [
+            *(shutil.which("cmake", path=TOOLS), "-S", ROOT, "-B", tmp_path, "-G", "Ninja"),
+            *("-DSKBUILD_PROJECT_NAME=unstuck", "-DSKBUILD_PROJECT_VERSION=0.0.0"),
+            *("-DUNSTUCK_CUDA=no", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ],
+        cwd=tmp_path,
+        CUDACXX="/not/there/nvcc",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "CPU-only build (built with UNSTUCK_CUDA=OFF)" in done.stdout
+    info = (tmp_path / "_build_info.py").read_text()
+    assert 'have_cuda: bool = "OFF" == "ON"' in info
+    assert 'why_no_cuda: str = r"""built with UNSTUCK_CUDA=OFF"""' in info

@@ -11,6 +11,20 @@ T = TypeVar("T")
 def lookup(known: Mapping[str, T], name: str, kind: str) -> T:
     """Return ``known[name]``, or raise a ``ValueError`` that lists the known names.
 
+    Parameters
+    ----------
+    known : mapping of str
+        The table.
+    name : str
+        The key to look up.
+    kind : str
+        What the table holds, for the error message.
+
+    Raises
+    ------
+    ValueError
+        For an unknown `name`.
+
     Examples
     --------
     >>> lookup({"adam": 1}, "adma", "optimizer")

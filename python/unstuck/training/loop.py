@@ -154,7 +154,24 @@ def fit(
 
 
 def steps(data: Splits, epochs: int, batch_size: int) -> int:
-    """Count the optimizer steps of :func:`fit`, for schedules that must know."""
+    """Count the optimizer steps of :func:`fit`, for schedules that must know.
+
+    Parameters
+    ----------
+    data : Splits
+        The data whose training part is cut into batches; the last one may be smaller.
+    epochs : int
+        Passes over that part.
+    batch_size : int
+        Rows a batch.
+
+    Examples
+    --------
+    >>> from unstuck.problems import load_data
+    >>> data = load_data("digits")
+    >>> steps(data, epochs=2, batch_size=len(data.train))
+    2
+    """
     return epochs * math.ceil(len(data.train) / batch_size)
 
 
@@ -163,6 +180,20 @@ def evaluate(
     model: nn.Module, split: Split, criterion: Criterion = functional.cross_entropy
 ) -> tuple[float, float]:
     """Measure mean loss and share of right answers over all rows of a part.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Put into evaluation mode meanwhile.
+    split : Split
+        The part, n rows.
+    criterion : callable
+        ``criterion(logits, y)``, the mean loss of a batch.
+
+    Returns
+    -------
+    (float, float)
+        Mean loss, and the share of rows whose largest logit is the right one.
 
     Examples
     --------

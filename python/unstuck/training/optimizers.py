@@ -139,6 +139,16 @@ def entrant(text: str) -> Entrant:
 def entrants(text: str) -> list[Entrant]:
     """Read a comma-separated list of entrants; commas inside parentheses do not separate.
 
+    Parameters
+    ----------
+    text : str
+        Entrants as :func:`entrant` reads them, for example ``"adam,sgd:lr=0.1"``.
+
+    Raises
+    ------
+    ValueError
+        For an entrant that cannot be built or is entered twice.
+
     Examples
     --------
     >>> [one.label for one in entrants("adam:betas=(0.8,0.99),sgd")]

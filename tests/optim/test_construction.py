@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from .registry import REGISTRY, OptimizerInfo, Variant
-from .runs import assert_changed, assert_same, backward, every_class, every_variant, make_params
-from .runs import snapshot, train
+from .runs import (
+    assert_changed,
+    assert_same,
+    backward,
+    every_class,
+    every_variant,
+    make_params,
+    snapshot,
+    train,
+)
 
 REFUSED = [
     pytest.param(info, *row, id=f"{info.cls.__name__}-{i}-{'-'.join(row[0])}")

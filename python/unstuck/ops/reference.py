@@ -24,13 +24,19 @@ def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def _scalar(x: Tensor | float) -> Tensor | float:
+    """Rates are computed in float64, as the kernels do."""
+    return x.double().reshape(()) if isinstance(x, Tensor) else x
+
+
 def _rates(group: Group) -> tuple[Tensor | float, Tensor | float]:
-    return group.lr, group.lr * group.sgd_lr_ratio
+    lr = _scalar(group.lr)
+    return lr, lr * group.sgd_lr_ratio
 
 
 def _alpha(group: Group, unit: int) -> Tensor | float:
     if group.gate is None:
-        return group.alpha
+        return _scalar(group.alpha)
     return gate_ops.units_of(group.gate, group.hidden)[unit, Unit.ALPHA]
 
 

@@ -1,4 +1,8 @@
 // The module unstuck._C: kernels on the CPU.
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include "bind_blend.hpp"
 #include "cpu/blend.hpp"
 
@@ -17,13 +21,23 @@ struct CpuBackend {
       for (size_t i = 0; i < tensors.size(); ++i) cut(chunks, uint32_t(i), tensors[i].numel);
       partials.resize(chunks.size() * kBlendSums);
     }
+    int64_t size() const { return 0; }
+    void set(double*) {}
     int launches() const { return 1; }
   };
   static void run(const BlendStep& step, Workspace& w, uintptr_t threads) {
-    cpu::blend_step(step, w.chunks, w.partials, int(std::min<uintptr_t>(threads, 1024)));
+    cpu::blend_step(step, w.chunks, w.partials, sane(threads));
   }
   static void hypergradient(const BlendStep& step, Workspace& w, uintptr_t threads) {
-    cpu::blend_hypergradient(step, w.chunks, w.partials, int(std::min<uintptr_t>(threads, 1024)));
+    cpu::blend_hypergradient(step, w.chunks, w.partials, sane(threads));
+  }
+  // Four threads a core are more than enough; OpenMP ends the process when it cannot start one.
+  static int sane(uintptr_t threads) {
+#ifdef _OPENMP
+    return int(std::min(threads, uintptr_t(4 * omp_get_num_procs())));
+#else
+    return int(std::min(threads, uintptr_t(1)));
+#endif
   }
 };
 

@@ -10,12 +10,13 @@ namespace unstuck {
 
 struct BlendTensor {
   void *w, *g, *m, *v;
-  void* buffer;     // momentum_buffer, or null: the moment is shared with exp_avg
+  void* buffer;     // momentum_buffer, where it is not shared with exp_avg
   void* direction;  // the SGD direction of the last step, kept where the state does not tell it
   float* step;
   int64_t numel;
   DType dtype;
-  bool had_previous;  // the last step moved it
+  bool has_buffer, has_direction;  // an empty tensor has them too, without memory
+  bool had_previous;               // the last step moved it
   int32_t group;
   int32_t unit;  // of its group's gate
 };

@@ -3,9 +3,25 @@
 namespace unstuck {
 
 namespace {
-[[noreturn]] void too_large(Where where) {
-  throw py::value_error(where.str() + " has more than 2^63 elements");
+
+int64_t count(const int64_t* shape, int32_t ndim, Where where) {
+  int64_t n = 1;
+  bool overflow = false;
+  for (int32_t d = 0; d < ndim; ++d) {
+    if (shape[d] == 0) return 0;
+    overflow |= __builtin_mul_overflow(n, shape[d], &n);
+  }
+  if (overflow) throw py::value_error(where.str() + " has more than 2^63 elements");
+  return n;
 }
+
+PyTypeObject* type_named(const py::handle& owner, const char* name) {
+  py::object type = owner.attr(name);
+  if (!PyType_Check(type.ptr()))
+    throw py::type_error(std::string("torch.") + name + " must be a class, not " + shown(type));
+  return (PyTypeObject*)type.release().ptr();
+}
+
 }  // namespace
 
 Reader& reader() {
@@ -15,15 +31,15 @@ Reader& reader() {
 
 bool Reader::init(py::object torch, bool use_dlpack) {
   // These references are kept for the life of the process, as the module itself is.
-  tensor_type_ = (PyTypeObject*)py::object(torch.attr("Tensor")).release().ptr();
-  parameter_type_ =
-      (PyTypeObject*)py::object(torch.attr("nn").attr("Parameter")).release().ptr();
+  PyTypeObject* tensor_type = type_named(torch, "Tensor");
+  parameter_type_ = type_named(torch.attr("nn"), "Parameter");
   s_grad_ = PyUnicode_InternFromString("grad");
   s_is_neg_ = PyUnicode_InternFromString("is_neg");
   s_layout_ = PyUnicode_InternFromString("layout");
   strided_ = py::object(torch.attr("strided")).release().ptr();
   const char* names[4] = {"float32", "float64", "bfloat16", "float16"};
   for (int i = 0; i < 4; ++i) dtypes_[i] = py::object(torch.attr(names[i])).release().ptr();
+  tensor_type_ = tensor_type;  // last: it says that the reader is ready
 
   api_ = nullptr;
   const char* attribute = "__dlpack_c_exchange_api__";
@@ -38,18 +54,19 @@ bool Reader::init(py::object torch, bool use_dlpack) {
   return api_ != nullptr;
 }
 
-// What a tensor that the exchange API refused is, in words.
-void Reader::explain(PyObject* o, Where where) const {
-  if (PyErr_Occurred()) PyErr_Clear();
+// Why a tensor that cannot be read is refused, in words.
+void Reader::refuse(PyObject* o, Where where) const {
+  if (PyErr_Occurred()) forget_error();
   py::handle t(o);
   if (py::object(t.attr("layout")).ptr() != strided_)
     throw py::value_error(where.str() + " has the layout " +
                           std::string(py::str(t.attr("layout"))) +
                           "; only dense (strided) tensors are updated: call .to_dense() first");
   const std::string what(py::str(py::type::handle_of(t).attr("__name__")));
-  throw py::value_error(where.str() + " (" + what + " on " + std::string(py::str(t.attr("device"))) +
-                        ") has no memory of its own: meta, fake and wrapper tensors cannot be "
-                        "read here; materialise it first");
+  throw py::value_error(where.str() + " (" + what + " of " + std::string(py::str(t.attr("dtype"))) +
+                        " on " + std::string(py::str(t.attr("device"))) +
+                        ") has no memory of plain numbers: meta, fake, quantized, nested and "
+                        "wrapper tensors cannot be read here; materialise it first");
 }
 
 TensorView Reader::read(PyObject* o, Where where) const {
@@ -58,14 +75,12 @@ TensorView Reader::read(PyObject* o, Where where) const {
     throw py::type_error(where.str() + " must be a torch.Tensor, not " + Py_TYPE(o)->tp_name);
   if (!api_) return read_slowly(o, where);
   dlpack::Tensor t;
-  if (api_->dltensor_from_py_object(o, &t)) explain(o, where);
+  if (api_->dltensor_from_py_object(o, &t)) refuse(o, where);
   TensorView v;
   v.shape = t.shape;
   v.strides = t.strides;
   v.ndim = t.ndim;
-  v.numel = 1;
-  for (int32_t d = 0; d < t.ndim; ++d)
-    if (__builtin_mul_overflow(v.numel, t.shape[d], &v.numel)) too_large(where);
+  v.numel = count(t.shape, t.ndim, where);
   v.device_type = t.device.type;
   v.device_id = t.device.id;
   if (t.dtype.lanes == 1) {
@@ -78,26 +93,29 @@ TensorView Reader::read(PyObject* o, Where where) const {
       v.dtype = DType::bf16;
   }
   v.data = t.data ? (char*)t.data + t.byte_offset : nullptr;
-  if (v.numel && !v.data) explain(o, where);
+  if (v.numel && !v.data) refuse(o, where);
   return v;
 }
 
 TensorView Reader::read_slowly(PyObject* o, Where where) const {
   py::handle t(o);
-  if (py::object(t.attr("layout")).ptr() != strided_) explain(o, where);
-  const py::tuple shape = t.attr("shape"), strides = t.attr("stride")();
-  const size_t n = shape.size();
-  scratch_.resize(2 * n);
+  if (py::object(t.attr("layout")).ptr() != strided_) refuse(o, where);
   TensorView v;
-  v.ndim = int32_t(n);
-  v.numel = 1;
-  for (size_t d = 0; d < n; ++d) {
-    scratch_[d] = shape[d].cast<int64_t>();
-    if (__builtin_mul_overflow(v.numel, scratch_[d], &v.numel)) too_large(where);
-    scratch_[n + d] = strides[d].cast<int64_t>();
+  try {
+    const py::tuple shape = t.attr("shape"), strides = t.attr("stride")();
+    const size_t n = shape.size();
+    scratch_.resize(2 * n);
+    for (size_t d = 0; d < n; ++d) {
+      scratch_[d] = shape[d].cast<int64_t>();
+      scratch_[n + d] = strides[d].cast<int64_t>();
+    }
+    v.ndim = int32_t(n);
+  } catch (const std::exception&) {
+    refuse(o, where);  // a nested or symbolic shape
   }
+  v.numel = count(scratch_.data(), v.ndim, where);
   v.shape = scratch_.data();
-  v.strides = scratch_.data() + n;
+  v.strides = scratch_.data() + v.ndim;
   const py::object dtype = t.attr("dtype");
   for (int i = 0; i < 4; ++i)
     if (dtype.ptr() == dtypes_[i]) v.dtype = DType(i);
@@ -105,13 +123,13 @@ TensorView Reader::read_slowly(PyObject* o, Where where) const {
   const std::string kind(py::str(device.attr("type")));
   v.device_type = kind == "cpu" ? dlpack::kCPU : kind == "cuda" ? dlpack::kCUDA : -1;
   v.device_id = device.attr("index").is_none() ? 0 : device.attr("index").cast<int32_t>();
-  if (v.device_type < 0) explain(o, where);
+  if (v.device_type < 0) refuse(o, where);
   try {
-    v.data = PyLong_AsVoidPtr(py::object(t.attr("data_ptr")()).ptr());
-  } catch (py::error_already_set&) {
-    explain(o, where);
+    v.data = reinterpret_cast<void*>(t.attr("data_ptr")().cast<uintptr_t>());
+  } catch (const std::exception&) {
+    refuse(o, where);  // no storage
   }
-  if (v.numel && !v.data) explain(o, where);
+  if (v.numel && !v.data) refuse(o, where);
   return v;
 }
 

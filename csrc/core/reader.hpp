@@ -4,15 +4,13 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
+#include "core/arguments.hpp"
 #include "core/dlpack.hpp"
 #include "core/dtype.hpp"
 
 namespace unstuck {
-
-namespace py = pybind11;
 
 // What a tensor is, at this moment. `shape` and `strides` live as long as the tensor is unchanged,
 // or, on the slow path, until the next read.
@@ -26,25 +24,26 @@ struct TensorView {
   DType dtype = DType::other;
 };
 
-// The name of one tensor of one list in an error text: "grads[3]".
-struct Where {
-  const char* list;
-  size_t index;
-  std::string str() const { return std::string(list) + "[" + std::to_string(index) + "]"; }
-};
-
 class Reader {
  public:
   // Binds to the imported torch. Returns whether the exchange API is used.
   bool init(py::object torch, bool use_dlpack);
   bool ready() const { return tensor_type_ != nullptr; }
 
+  bool is_tensor(PyObject* o) const {
+    return tensor_type_ && PyObject_TypeCheck(o, tensor_type_);
+  }
   bool is_plain(PyObject* o) const {  // a torch.Tensor or nn.Parameter, no other subclass
     return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_;
   }
   // Throws ValueError / TypeError with the place, the value and the remedy.
   TensorView read(PyObject* o, Where where) const;
+  // The negation bit is in no tensor view, so it is asked for apart.
   bool is_neg(PyObject* o) const { return ask(o, s_is_neg_); }
+  void refuse_neg(PyObject* o, Where where) const {
+    if (is_neg(o))
+      throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
+  }
 
   PyObject* grad_name() const { return s_grad_; }
 
@@ -57,7 +56,7 @@ class Reader {
     return owned(PyObject_CallMethodNoArgs(o, method)).ptr() == Py_True;
   }
   TensorView read_slowly(PyObject* o, Where where) const;
-  [[noreturn]] void explain(PyObject* o, Where where) const;
+  [[noreturn]] void refuse(PyObject* o, Where where) const;
 
   const dlpack::ExchangeAPI* api_ = nullptr;
   PyTypeObject* tensor_type_ = nullptr;

@@ -1,6 +1,7 @@
 #include "core/table.hpp"
 
 #include <algorithm>
+#include <string>
 
 namespace unstuck {
 
@@ -37,7 +38,7 @@ std::string name_of_device(int32_t type, int32_t id) {
 
 }  // namespace
 
-std::string TensorTable::describe(const TensorView& v) const {
+std::string describe(const TensorView& v) {
   std::string s = std::string(name_of(v.dtype)) + " of shape " + list_of(v.shape, v.ndim);
   if (v.strides) s += ", strides " + list_of(v.strides, v.ndim);
   return s + ", on " + name_of_device(v.device_type, v.device_id);
@@ -46,26 +47,33 @@ std::string TensorTable::describe(const TensorView& v) const {
 bool TensorTable::same_geometry(const Row& row, const TensorView& v) const {
   if (v.ndim != row.ndim || v.numel != row.numel) return false;
   const int64_t *shape = geometry_.data() + row.geometry, *strides = shape + row.ndim;
-  int64_t row_major = 1;
-  for (int32_t d = row.ndim - 1; d >= 0; --d) {
+  for (int32_t d = 0; d < row.ndim; ++d)
     if (v.shape[d] != shape[d]) return false;
-    const int64_t stride = v.strides ? v.strides[d] : row_major;
-    if (shape[d] != 1 && row.numel && stride != strides[d]) return false;
-    row_major *= shape[d];
-  }
+  if (!row.numel) return true;
+  int64_t row_major = 1;
+  for (int32_t d = row.ndim - 1; d >= 0; row_major *= shape[d--])
+    if (shape[d] != 1 && (v.strides ? v.strides[d] : row_major) != strides[d]) return false;
   return true;
 }
 
-void TensorTable::add(const char* name, const py::sequence& tensors, bool optional) {
+py::sequence TensorTable::beside(const py::object& list, const char* name) const {
+  py::sequence s = sequence(list, name);
+  if (s.size() != rows_.size())
+    throw py::value_error(std::string(name) + " has " + std::to_string(s.size()) +
+                          " entries, but " + columns_[0].name + " has " +
+                          std::to_string(rows_.size()));
+  return s;
+}
+
+void TensorTable::add(const char* name, const py::object& list, bool optional) {
   const bool first = columns_.empty();
+  const py::sequence tensors = first ? sequence(list, name) : beside(list, name);
   const size_t n = tensors.size();
-  if (!first && n != rows_.size())
-    throw py::value_error(std::string(name) + " has " + std::to_string(n) + " tensors, but " +
-                          columns_[0].name + " has " + std::to_string(rows_.size()));
-  Column column{name, false, std::vector<Cell>(n)};
+  Column column{name, false, {}};
   for (size_t i = 0; i < n; ++i) {
     const Where where{name, i};
     py::object o = tensors[i];
+    column.cells.emplace_back();
     if (optional && o.is_none()) continue;
     const TensorView v = reader().read(o.ptr(), where);
     if (v.device_type != device_type_)
@@ -87,11 +95,12 @@ void TensorTable::add(const char* name, const py::sequence& tensors, bool option
       device_id_ = v.device_id;
       Row row{v.numel, v.dtype, v.ndim, geometry_.size()};
       geometry_.insert(geometry_.end(), v.shape, v.shape + v.ndim);
-      int64_t stride = 1;
       geometry_.resize(geometry_.size() + v.ndim);
+      int64_t* strides = geometry_.data() + row.geometry + v.ndim;
+      int64_t row_major = 1;
       for (int32_t d = v.ndim - 1; d >= 0; --d) {
-        geometry_[row.geometry + v.ndim + d] = v.strides ? v.strides[d] : stride;
-        stride *= v.shape[d];
+        strides[d] = v.strides ? v.strides[d] : row_major;
+        if (v.numel) row_major *= v.shape[d];
       }
       rows_.push_back(row);
     } else if (v.dtype != rows_[i].dtype || v.device_id != device_id_ ||
@@ -100,18 +109,14 @@ void TensorTable::add(const char* name, const py::sequence& tensors, bool option
                             std::to_string(i) + "] in dtype, device, shape and strides; it is " +
                             describe(v));
     }
-    if (reader().is_neg(o.ptr()))
-      throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
+    reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
   columns_.push_back(std::move(column));
 }
 
-void TensorTable::add_scalars(const char* name, const py::sequence& tensors) {
-  if (tensors.size() != rows_.size())
-    throw py::value_error(std::string(name) + " has " + std::to_string(tensors.size()) +
-                          " tensors, but " + columns_[0].name + " has " +
-                          std::to_string(rows_.size()));
+void TensorTable::add_scalars(const char* name, const py::object& list) {
+  const py::sequence tensors = beside(list, name);
   Column column{name, true, std::vector<Cell>(rows_.size())};
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Where where{name, i};
@@ -122,45 +127,19 @@ void TensorTable::add_scalars(const char* name, const py::sequence& tensors) {
       throw py::value_error(where.str() +
                             " must be one float32 on the device of the parameters; it is " +
                             describe(v));
+    reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
   columns_.push_back(std::move(column));
 }
 
 void TensorTable::check_disjoint() {
-  spans_.clear();
-  for (size_t c = 0; c < columns_.size(); ++c)
-    for (size_t r = 0; r < rows_.size(); ++r) {
-      const auto begin = reinterpret_cast<uintptr_t>(columns_[c].cells[r].data);
-      const int64_t bytes = columns_[c].scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype);
-      if (begin && bytes) spans_.push_back({begin, begin + uintptr_t(bytes), c, r});
-    }
-  std::sort(spans_.begin(), spans_.end(),
-            [](const Span& a, const Span& b) { return a.begin < b.begin; });
-  for (size_t i = 1; i < spans_.size(); ++i)
-    if (spans_[i].begin < spans_[i - 1].end) {
-      const Span &a = spans_[i - 1], &b = spans_[i];
-      throw py::value_error(Where{columns_[a.column].name, a.row}.str() + " and " +
-                            Where{columns_[b.column].name, b.row}.str() +
-                            " share memory; both would be written: clone one of them");
-    }
-}
-
-bool TensorTable::overlaps_a_cell(uintptr_t begin, uintptr_t end, const Span** hit) const {
-  auto it = std::upper_bound(spans_.begin(), spans_.end(), begin,
-                             [](uintptr_t x, const Span& s) { return x < s.end; });
-  if (it == spans_.end() || it->begin >= end) return false;
-  *hit = &*it;
-  return true;
-}
-
-void TensorTable::check_outside(const char* name, const TensorView& v) const {
-  const auto begin = reinterpret_cast<uintptr_t>(v.data);
-  const Span* hit = nullptr;
-  if (v.numel && overlaps_a_cell(begin, begin + uintptr_t(v.numel * size_of(v.dtype)), &hit))
-    throw py::value_error(std::string(name) + " shares memory with " +
-                          Where{columns_[hit->column].name, hit->row}.str() +
-                          "; both would be written: clone one of them");
+  for (const Column& column : columns_)
+    for (size_t r = 0; r < rows_.size(); ++r)
+      memory_.add(column.cells[r].data,
+                  column.scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype),
+                  {column.name, r});
+  memory_.seal();
 }
 
 bool TensorTable::unchanged() const {
@@ -168,7 +147,12 @@ bool TensorTable::unchanged() const {
     for (size_t r = 0; r < rows_.size(); ++r) {
       const Cell& cell = column.cells[r];
       if (!cell.object) continue;
-      const TensorView v = reader().read(cell.object.ptr(), {column.name, r});
+      TensorView v;
+      try {
+        v = reader().read(cell.object.ptr(), {column.name, r});
+      } catch (const std::exception&) {
+        return false;  // whoever builds the next plan will say why
+      }
       if (v.data != cell.data || v.device_type != device_type_ || v.device_id != device_id_)
         return false;
       if (column.scalars ? v.dtype != DType::f32 || v.numel != 1
@@ -185,7 +169,7 @@ bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool 
   TensorView v;
   try {
     v = reader().read(gradient, where);
-  } catch (py::builtin_exception&) {
+  } catch (const std::exception&) {
     if (strict) throw;
     return false;
   }
@@ -201,17 +185,9 @@ bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool 
   }
   // A known address needs no second look; one element can be a negated view anywhere.
   if (v.data != row.gradient || v.numel == 1) {
-    if (reader().is_neg(gradient)) {
-      if (!strict) return false;
-      throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
-    }
-    const auto begin = reinterpret_cast<uintptr_t>(v.data);
-    const Span* hit = nullptr;
-    if (v.numel && overlaps_a_cell(begin, begin + v.numel * size_of(v.dtype), &hit)) {
-      throw py::value_error(where.str() + " shares memory with " +
-                            Where{columns_[hit->column].name, hit->row}.str() +
-                            ", which the step writes: clone the gradient");
-    }
+    if (!strict && reader().is_neg(gradient)) return false;
+    reader().refuse_neg(gradient, where);
+    memory_.check_outside(v.data, v.numel * size_of(v.dtype), where);
     row.gradient = v.data;
   }
   *data = v.data;

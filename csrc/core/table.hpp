@@ -2,11 +2,15 @@
 // each (the parameter, its moments, ...). A table is checked once when it is built; after that it
 // can tell whether anything has moved, and read this step's gradients against the same rules.
 #pragma once
+#include <string>
 #include <vector>
 
 #include "core/reader.hpp"
+#include "core/spans.hpp"
 
 namespace unstuck {
+
+std::string describe(const TensorView& v);
 
 class TensorTable {
  public:
@@ -14,14 +18,16 @@ class TensorTable {
 
   // Adds a column that the step writes. The first column fixes each row's shape, strides, dtype
   // and device; the others must agree with it. Where `optional`, None leaves a row's cell empty.
-  void add(const char* name, const py::sequence& tensors, bool optional = false);
+  void add(const char* name, const py::object& list, bool optional = false);
   // Adds a column of float32 tensors of one element (step counts).
-  void add_scalars(const char* name, const py::sequence& tensors);
+  void add_scalars(const char* name, const py::object& list);
+  // A list that goes along with the rows: throws unless it has an entry for each.
+  py::sequence beside(const py::object& list, const char* name) const;
   // Throws when two cells share memory: a parallel step would race.
   void check_disjoint();
 
-  // Throws when memory that is also written, besides the columns, lies in one of them.
-  void check_outside(const char* name, const TensorView& v) const;
+  // The memory of all cells, once check_disjoint has been called.
+  const Spans& memory() const { return memory_; }
 
   // Whether every cell still has the memory, shape, strides, dtype and device it was built with.
   bool unchanged() const;
@@ -57,20 +63,13 @@ class TensorTable {
     size_t geometry;       // where its shape and strides start in geometry_
     void* gradient = nullptr;  // last seen, so that a known one is not checked for overlap again
   };
-  struct Span {
-    uintptr_t begin, end;
-    size_t column, row;
-  };
-
   bool same_geometry(const Row& row, const TensorView& v) const;
-  bool overlaps_a_cell(uintptr_t begin, uintptr_t end, const Span** hit) const;
-  std::string describe(const TensorView& v) const;
 
   int32_t device_type_, device_id_ = -1;
   std::vector<Row> rows_;
   std::vector<Column> columns_;
   std::vector<int64_t> geometry_;
-  std::vector<Span> spans_;  // every cell's memory, sorted
+  Spans memory_;
 };
 
 }  // namespace unstuck

@@ -4,37 +4,33 @@
 #include <utility>
 #include <vector>
 
-#include "core/reader.hpp"
+#include "core/table.hpp"
 
 namespace unstuck {
 
 class Watch {
  public:
-  // `keys` names the state entries that make up the plan's columns 1, 2, ... in order.
-  Watch(py::list param_groups, py::dict state, const std::vector<const char*>& keys)
-      : groups_(std::move(param_groups)), state_(std::move(state)) {
-    params_name_ = py::str("params");
-    for (const char* key : keys) keys_.push_back(py::reinterpret_steal<py::object>(
-        PyUnicode_InternFromString(key)));
+  // `table` holds, in order, the parameters that have a gradient (column 0) and the entries `keys`
+  // of their states (columns 1, 2, ...); where a cell is empty, the state may hold anything.
+  Watch(const py::object& param_groups, const py::object& state,
+        const std::vector<const char*>& keys, const TensorTable& table)
+      : params_name_(py::str("params")) {
+    if (!PyList_Check(param_groups.ptr()))
+      throw py::type_error("param_groups must be a list of dicts, not " + shown(param_groups));
+    if (!PyDict_Check(state.ptr()))
+      throw py::type_error("state must be a dict, not " + shown(state));
+    groups_ = param_groups;
+    state_ = state;
+    for (const char* key : keys) keys_.push_back(py::str(key));
     PyObject *key, *value;
     for (Py_ssize_t at = 0; PyDict_Next(state_.ptr(), &at, &key, &value);)
       entries_.push_back({py::reinterpret_borrow<py::object>(key),
                           py::reinterpret_borrow<py::object>(value)});
-    for (py::handle group : groups_) {
-      py::list params = group[params_name_];
-      sizes_.push_back(params.size());
-      for (py::handle p : params) {
-        const bool active = !p.attr("grad").is_none();
-        params_.push_back({py::reinterpret_borrow<py::object>(p), active});
-        if (!active) continue;
-        PyObject* inner = PyDict_GetItemWithError(state_.ptr(), p.ptr());
-        if (!inner || !PyDict_Check(inner))
-          throw py::value_error("a parameter with a gradient has no state");
-        std::vector<PyObject*> cells;
-        for (auto& k : keys_) cells.push_back(PyDict_GetItemWithError(inner, k.ptr()));
-        states_.push_back({inner, std::move(cells)});  // kept alive by entries_ and the table
-      }
-    }
+    for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups_.ptr()); ++g) add_group(size_t(g), table);
+    if (states_.size() != table.rows())
+      throw py::value_error("param_groups has " + std::to_string(states_.size()) +
+                            " parameters with a gradient, but the plan has " +
+                            std::to_string(table.rows()));
   }
 
   // Whether the state is as it was. Compares identities alone; memory is the table's affair.
@@ -46,7 +42,7 @@ class Watch {
       if (key != entries_[i].first.ptr() || value != entries_[i].second.ptr()) return false;
     for (const auto& s : states_)
       for (size_t k = 0; k < keys_.size(); ++k)
-        if (PyDict_GetItemWithError(s.inner, keys_[k].ptr()) != s.cells[k]) return false;
+        if (s.cells[k] && item(s.inner, keys_[k]) != s.cells[k]) return false;
     return true;
   }
 
@@ -57,19 +53,14 @@ class Watch {
     if (groups != groups_.ptr() || size_t(PyList_GET_SIZE(groups)) != sizes_.size()) return false;
     size_t next = 0;
     for (size_t g = 0; g < sizes_.size(); ++g) {
-      PyObject* group = PyList_GET_ITEM(groups, Py_ssize_t(g));
-      PyObject* params = PyDict_Check(group) ? PyDict_GetItemWithError(group, params_name_.ptr())
-                                             : nullptr;
-      if (!params || !PyList_Check(params) || size_t(PyList_GET_SIZE(params)) != sizes_[g])
-        return false;
+      PyObject* params = params_of(g);
+      if (!params || size_t(PyList_GET_SIZE(params)) != sizes_[g]) return false;
       for (size_t i = 0; i < sizes_[g]; ++i, ++next) {
         PyObject* p = PyList_GET_ITEM(params, Py_ssize_t(i));
         if (p != params_[next].object.ptr()) return false;
-        PyObject* grad = PyObject_GetAttr(p, reader().grad_name());
-        if (!grad) throw py::error_already_set();
-        auto owned = py::reinterpret_steal<py::object>(grad);
-        if (owned.is_none() == params_[next].active) return false;
-        if (params_[next].active) out.push_back(std::move(owned));
+        py::object grad = gradient_of(p);
+        if (grad.is_none() == params_[next].active) return false;
+        if (params_[next].active) out.push_back(std::move(grad));
       }
     }
     return true;
@@ -81,12 +72,64 @@ class Watch {
     bool active;
   };
   struct State {
-    PyObject* inner;
-    std::vector<PyObject*> cells;
+    PyObject* inner;               // kept alive by entries_
+    std::vector<PyObject*> cells;  // by the table; null where the plan has none
   };
-  py::list groups_;
-  py::dict state_;
-  py::object params_name_;
+
+  static PyObject* item(PyObject* dict, const py::object& key) {
+    return PyDict_GetItemWithError(dict, key.ptr());
+  }
+  static py::object gradient_of(PyObject* p) {
+    PyObject* grad = PyObject_GetAttr(p, reader().grad_name());
+    if (!grad) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(grad);
+  }
+  // The list of a group's parameters, or null.
+  PyObject* params_of(size_t g) const {
+    PyObject* group = PyList_GET_ITEM(groups_.ptr(), Py_ssize_t(g));
+    PyObject* params = PyDict_Check(group) ? item(group, params_name_) : nullptr;
+    return params && PyList_Check(params) ? params : nullptr;
+  }
+
+  void add_group(size_t g, const TensorTable& table) {
+    PyObject* params = params_of(g);
+    if (!params)
+      throw py::type_error(Where{"param_groups", g}.str() +
+                           " must be a dict with a list under \"params\"");
+    sizes_.push_back(size_t(PyList_GET_SIZE(params)));
+    for (size_t i = 0; i < sizes_.back(); ++i) {
+      const auto p = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params, Py_ssize_t(i)));
+      if (!reader().is_tensor(p.ptr()))
+        throw py::type_error(Where{"param_groups", g, "params"}.str() + "[" + std::to_string(i) +
+                             "] must be a torch.Tensor, not " + shown(p));
+      const bool active = !gradient_of(p.ptr()).is_none();
+      params_.push_back({p, active});
+      if (active) add_state(p.ptr(), table);
+    }
+  }
+
+  void add_state(PyObject* p, const TensorTable& table) {
+    const size_t row = states_.size();
+    const Where where{"params", row};
+    if (row >= table.rows() || table.object(0, row) != p)
+      throw py::value_error("the parameters with a gradient in param_groups are not those of the "
+                            "plan, from " + where.str() + " on");
+    PyObject* inner = PyDict_GetItemWithError(state_.ptr(), p);
+    if (!inner || !PyDict_Check(inner))
+      throw py::value_error("state has no dict for " + where.str());
+    std::vector<PyObject*> cells;
+    for (size_t k = 0; k < keys_.size(); ++k) {
+      PyObject* cell = item(inner, keys_[k]);
+      PyObject* planned = table.object(k + 1, row);
+      if (planned && cell != planned)
+        throw py::value_error("state of " + where.str() + " holds another tensor as " +
+                              shown(keys_[k]) + " than the plan");
+      cells.push_back(planned);
+    }
+    states_.push_back({inner, std::move(cells)});
+  }
+
+  py::object groups_, state_, params_name_;
   std::vector<py::object> keys_;
   std::vector<std::pair<py::object, py::object>> entries_;
   std::vector<size_t> sizes_;

@@ -253,6 +253,18 @@ void sum_partials(const BlendStep& step, const std::vector<Chunk>& chunks,
   }
 }
 
+// The groups that have a gate and at least one tensor in this step.
+std::vector<const BlendGroupStep*> gated_groups(const BlendStep& step) {
+  std::vector<const BlendGroupStep*> groups;
+  std::vector<bool> seen(step.group_count);
+  for (size_t i = 0; i < step.tensor_count; ++i) {
+    const size_t g = size_t(step.tensors[i].group);
+    if (!seen[g] && step.groups[g].gate) groups.push_back(&step.groups[g]);
+    seen[g] = true;
+  }
+  return groups;
+}
+
 int64_t elements(const BlendStep& step) {
   int64_t n = 0;
   for (size_t i = 0; i < step.tensor_count; ++i) n += step.tensors[i].numel;
@@ -269,16 +281,16 @@ void blend_step(const BlendStep& step, const std::vector<Chunk>& chunks,
     const Chunk& chunk = chunks[size_t(i)];
     const BlendTensor& t = step.tensors[chunk.tensor];
     const Meta meta = !step.groups[t.group].gate ? kNoSums
-                      : t.direction              ? kSumsAndDirection
+                      : t.has_direction          ? kSumsAndDirection
                                                  : kSums;
-    entry::step(t.dtype, t.buffer != nullptr, meta)(
+    entry::step(t.dtype, t.has_buffer, meta)(
         {&t, chunk.offset, chunk.length, &coefs[chunk.tensor], &partials[size_t(i) * kBlendSums]});
   });
   sum_partials(step, chunks, partials, true);
   for (size_t i = 0; i < step.tensor_count; ++i) *step.tensors[i].step += 1;
   if (!step.finish) return;
-  for (size_t g = 0; g < step.group_count; ++g)
-    if (step.groups[g].gate) gate_finish(step.groups[g]);
+  for (const BlendGroupStep* g : gated_groups(step))
+    gate_finish(g->gate, g->resolved(), g->gate_config, g->sums, SingleThread{});
 }
 
 void blend_hypergradient(const BlendStep& step, const std::vector<Chunk>& chunks,
@@ -292,15 +304,8 @@ void blend_hypergradient(const BlendStep& step, const std::vector<Chunk>& chunks
   });
   sum_partials(step, chunks, partials, false);
   if (!step.finish) return;
-  for (size_t g = 0; g < step.group_count; ++g)
-    if (step.groups[g].gate) gate_meta_step(step.groups[g]);
-}
-
-void gate_finish(const BlendGroupStep& group) {
-  unstuck::gate_finish(group.gate, group.resolved(), group.gate_config, group.sums, SingleThread{});
-}
-void gate_meta_step(const BlendGroupStep& group) {
-  unstuck::gate_meta_step(group.gate, group.gate_config, group.sums, SingleThread{});
+  for (const BlendGroupStep* g : gated_groups(step))
+    gate_meta_step(g->gate, g->gate_config, g->sums, SingleThread{});
 }
 
 const char* instruction_set() {

@@ -10,8 +10,6 @@ void blend_step(const BlendStep& step, const std::vector<Chunk>& chunks,
 // Only the sums kGG and kHyper, of the gradients of another batch at the parameters as they are.
 void blend_hypergradient(const BlendStep& step, const std::vector<Chunk>& chunks,
                          std::vector<double>& partials, int threads);
-void gate_finish(const BlendGroupStep& group);
-void gate_meta_step(const BlendGroupStep& group);
 const char* instruction_set();
 
 }  // namespace unstuck::cpu

@@ -87,7 +87,7 @@ def plan_for(
     module = _native.module_for(device)
     if module is None:
         raise RuntimeError(_native.missing_for(device))
-    return module.BlendPlan(
+    plan = module.BlendPlan(
         params,
         exp_avgs,
         exp_avg_sqs,
@@ -98,6 +98,9 @@ def plan_for(
         units,
         had_previous,
     )
+    if size := plan.workspace_size():
+        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
+    return plan
 
 
 def run(

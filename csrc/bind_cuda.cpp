@@ -1,0 +1,60 @@
+// The module unstuck._cuda: kernels on NVIDIA GPUs. Compiled with UNSTUCK_EMULATED it is the test
+// suite's module, whose kernels run on the CPU.
+#include "bind_blend.hpp"
+#include "cuda/blend.hpp"
+
+namespace py = pybind11;
+
+namespace unstuck {
+namespace {
+
+void check(int error) {
+  if (error)
+    throw std::runtime_error("CUDA error " + std::to_string(error) + ": " + cuda::error_text(error));
+}
+
+struct CudaBackend {
+#if defined(UNSTUCK_EMULATED)
+  static constexpr int32_t kDeviceType = dlpack::kCPU;
+#else
+  static constexpr int32_t kDeviceType = dlpack::kCUDA;
+#endif
+  struct Workspace : cuda::Launches {
+    using Launches::Launches;
+    int64_t size() const { return workspace_size(); }
+    void set(double* memory) { workspace = memory; }
+    int launches() const { return int(list.size()); }
+  };
+  static void run(const BlendStep& step, const Workspace& w, uintptr_t stream) {
+    check(cuda::blend_step(step, w, reinterpret_cast<void*>(stream)));
+  }
+  static void hypergradient(const BlendStep& step, const Workspace& w, uintptr_t stream) {
+    check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
+  }
+};
+
+}  // namespace
+}  // namespace unstuck
+
+#if defined(UNSTUCK_EMULATED)
+PYBIND11_MODULE(_cuda_emulated, m) {
+#else
+PYBIND11_MODULE(_cuda, m) {
+#endif
+  m.doc() = "unstuck's kernels on NVIDIA GPUs.";
+  m.attr("__version__") = UNSTUCK_VERSION;
+  m.def(
+      "init",
+      [](const py::object& torch, bool dlpack) { return unstuck::reader().init(torch, dlpack); },
+      py::arg("torch"), py::arg("dlpack") = true,
+      "Bind to the imported torch; True when tensors are read through the DLPack exchange API.");
+  m.def(
+      "device_status",
+      [] {
+        int count = 0;
+        const int error = unstuck::cuda::device_count(&count);
+        return py::make_tuple(error, error ? unstuck::cuda::error_text(error) : "", count);
+      },
+      "What the driver says: error code (0: none), its text, and the number of devices.");
+  unstuck::bind_blend<unstuck::CudaBackend>(m);
+}

@@ -1,5 +1,6 @@
 """Result pictures as matplotlib figures: returned, never shown or written."""
 
+from unstuck.plots.blend import blend_figure
 from unstuck.plots.race import race_figure
 
-__all__ = ["race_figure"]
+__all__ = ["blend_figure", "race_figure"]

@@ -46,7 +46,7 @@ def test_params_of_a_wrong_kind(info: OptimizerInfo):
         info.cls([1.0])
     with pytest.raises(ValueError, match="non-leaf"):
         info.cls([make_params()[0] * 2])
-    with pytest.raises(TypeError, match="dtype torch.int64"):
+    with pytest.raises(TypeError, match=r"dtype torch\.int64"):
         info.cls([torch.zeros(3, dtype=torch.int64)])
     p = make_params()[0]
     with pytest.raises(ValueError, match="more than one parameter group"):

@@ -76,6 +76,7 @@ def complete_group(group: dict[str, Any]) -> None:
     for p in group["params"]:
         if not (p.is_floating_point() or p.is_complex()):
             raise TypeError(f"DynamicBlend cannot update a parameter of dtype {p.dtype}")
+        layout.check_parameter("DynamicBlend", p)
         if p.is_conj() or p.is_neg():
             raise ValueError(
                 "a parameter is a lazily conjugated or negated view, which has no memory of its own; "

@@ -35,18 +35,18 @@ def create(group: dict[str, Any], inputs: int, device: torch.device) -> dict[str
         )
     generator = torch.Generator().manual_seed(int(gate["seed"]))
     bound = 1 / math.sqrt(max(1, inputs))
-    W1 = torch.empty(hidden, inputs).uniform_(-bound, bound, generator=generator)
-    b1 = torch.empty(hidden).uniform_(-bound, bound, generator=generator)
+    net = torch.zeros(hidden * (inputs + 2) + 1, dtype=torch.float32)
+    net[: hidden * (inputs + 1)].uniform_(-bound, bound, generator=generator)  # W1 and b1
     alpha = float(gate["init_alpha"])
-    head = torch.cat((torch.zeros(hidden), torch.tensor([math.log(alpha / (1 - alpha))])))
-    net = torch.cat((W1.flatten(), b1, head)).to(device)
+    net[-1] = math.log(alpha / (1 - alpha))
+    net = net.to(device)
     zeros = torch.zeros_like(net)
     return {
         "net": net,
         "exp_avg": zeros,
         "exp_avg_sq": zeros.clone(),
-        "gradient": torch.zeros(inputs, device=device),  # that gave the present alpha
-        "previous": torch.zeros(inputs, device=device),  # that gave the one before
+        "gradient": net.new_zeros(inputs),  # that gave the present alpha
+        "previous": net.new_zeros(inputs),  # that gave the one before
     }
 
 

@@ -64,6 +64,17 @@ def like(x: Tensor, model: Tensor) -> Tensor:
     ).copy_(x)
 
 
+def check_parameter(name: str, p: Tensor) -> None:
+    """Raise when several elements of a parameter share one place in memory."""
+    if is_shard(p) or p.layout != torch.strided:
+        return
+    if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        raise ValueError(
+            f"{name}: a parameter of shape {tuple(p.shape)} has the strides {p.stride()}: several "
+            "elements share one place in memory; pass p.contiguous()"
+        )
+
+
 def check_gradient(name: str, p: Tensor, grad: Tensor) -> None:
     """Raise when no step can be made from this gradient."""
     if grad.layout != torch.strided:

@@ -39,6 +39,7 @@ def collect(optimizer: DynamicBlend, grads: list[Tensor | None] | None = None) -
             at += 1
             if grad is None:
                 continue
+            layout.check_parameter("DynamicBlend", p)
             layout.check_gradient("DynamicBlend", p, grad)
             unit = position if group["per_tensor"] and group["gate_state"] is not None else 0
             rows.append(Row(p, grad, index, unit))

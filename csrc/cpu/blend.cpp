@@ -1,7 +1,9 @@
 // The blend step on the CPU: one pass over memory, see math/blend.hpp for the formula.
 #include "cpu/blend.hpp"
 
-#include "core/half.hpp"
+#include <type_traits>
+
+#include "cpu/half.hpp"
 
 namespace unstuck::cpu {
 
@@ -132,6 +134,54 @@ UNSTUCK_INLINE void run(const Job& job) {
   }
 }
 
+// float16 goes through float32 copies of kFold elements, which stay in the first-level cache.
+struct Staged {
+  static constexpr int kArrays = 6;
+  alignas(64) float memory[kArrays][kFold];
+  BlendTensor tensor{};
+  float16* home[kArrays];
+  int64_t length = 0;
+
+  Staged(const Job& job, int64_t start, int64_t n) : length(n) {
+    void* const from[kArrays] = {job.t->w, job.t->m,         job.t->v,
+                                 job.t->buffer, job.t->direction, job.t->g};
+    void** const to[kArrays] = {&tensor.w, &tensor.m,         &tensor.v,
+                                &tensor.buffer, &tensor.direction, &tensor.g};
+    for (int k = 0; k < kArrays; ++k) {
+      home[k] = from[k] ? static_cast<float16*>(from[k]) + job.offset + start : nullptr;
+      if (!home[k]) continue;
+      widen_all(home[k], memory[k], n);
+      *to[k] = memory[k];
+    }
+  }
+  void write_back() const {  // all but the gradient
+    for (int k = 0; k < kArrays - 1; ++k)
+      if (home[k]) narrow_all(memory[k], home[k], length);
+  }
+};
+
+template <bool HasBuffer, Meta meta>
+UNSTUCK_INLINE void run_staged(const Job& job) {
+  double total[kBlendSums] = {}, sums[kBlendSums];
+  for (int64_t start = 0; start < job.length; start += kFold) {
+    Staged staged(job, start, std::min(kFold, job.length - start));
+    run<float, HasBuffer, meta>({&staged.tensor, 0, staged.length, job.coefs, sums});
+    staged.write_back();
+    if constexpr (meta != kNoSums)
+      for (int k = 0; k < kBlendSums; ++k) total[k] += sums[k];
+  }
+  if constexpr (meta != kNoSums)
+    for (int k = 0; k < kBlendSums; ++k) job.sums[k] = total[k];
+}
+
+template <class T, bool HasBuffer, Meta meta>
+UNSTUCK_INLINE void run_stored(const Job& job) {
+  if constexpr (std::is_same_v<T, float16>)
+    run_staged<HasBuffer, meta>(job);
+  else
+    run<T, HasBuffer, meta>(job);
+}
+
 // The sums kGG and kHyper of another gradient at the state as it is; nothing is written.
 template <class T>
 UNSTUCK_INLINE void run_hypergradient(const Job& job) {
@@ -167,12 +217,12 @@ UNSTUCK_INLINE void run_hypergradient(const Job& job) {
 namespace entry {
 using Function = void (*)(const Job&);
 #define UNSTUCK_ENTRIES(T)                                                                     \
-  UNSTUCK_CLONES void T##_shared(const Job& j) { run<T, false, kNoSums>(j); }                  \
-  UNSTUCK_CLONES void T##_shared_sums(const Job& j) { run<T, false, kSums>(j); }               \
-  UNSTUCK_CLONES void T##_shared_direction(const Job& j) { run<T, false, kSumsAndDirection>(j); } \
-  UNSTUCK_CLONES void T##_general(const Job& j) { run<T, true, kNoSums>(j); }                  \
-  UNSTUCK_CLONES void T##_general_sums(const Job& j) { run<T, true, kSums>(j); }               \
-  UNSTUCK_CLONES void T##_general_direction(const Job& j) { run<T, true, kSumsAndDirection>(j); } \
+  UNSTUCK_CLONES void T##_shared(const Job& j) { run_stored<T, false, kNoSums>(j); }                  \
+  UNSTUCK_CLONES void T##_shared_sums(const Job& j) { run_stored<T, false, kSums>(j); }               \
+  UNSTUCK_CLONES void T##_shared_direction(const Job& j) { run_stored<T, false, kSumsAndDirection>(j); } \
+  UNSTUCK_CLONES void T##_general(const Job& j) { run_stored<T, true, kNoSums>(j); }                  \
+  UNSTUCK_CLONES void T##_general_sums(const Job& j) { run_stored<T, true, kSums>(j); }               \
+  UNSTUCK_CLONES void T##_general_direction(const Job& j) { run_stored<T, true, kSumsAndDirection>(j); } \
   UNSTUCK_CLONES void T##_hypergradient(const Job& j) { run_hypergradient<T>(j); }             \
   constexpr Function T##_steps[2][3] = {                                                       \
       {T##_shared, T##_shared_sums, T##_shared_direction},                                     \

@@ -135,7 +135,7 @@ def blend_step(
         if b is None:
             d = m / (1 - group.beta1)
         else:
-            fresh = torch.where(t == 1, 1.0, 1.0 - group.dampening).to(x.dtype)
+            fresh = (1.0 - group.dampening * (t64 != 1).double()).to(x.dtype)
             b = group.momentum * b + fresh * x
             d = b
         if group.momentum == 0:

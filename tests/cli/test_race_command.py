@@ -91,6 +91,7 @@ def test_all_diverged(run):
         (["--epochs", "many"], "--epochs"),
         (["--seeds", "0"], "--seeds"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--threads", "0"], "--threads"),
     ],
 )
 def test_bad_values_are_usage_errors(run, tmp_path, arguments, message):

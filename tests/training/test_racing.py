@@ -147,6 +147,18 @@ def test_global_generator_is_left_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_threads_hold_for_the_race_alone():
+    torch.set_num_threads(2)
+    seen = []
+    result = race("sgd", seeds=1, progress=lambda _: seen.append(torch.get_num_threads()), **SMALL)
+    assert set(seen) == {result.threads} == {1}
+    assert torch.get_num_threads() == 2
+    race(
+        "sgd", seeds=1, threads=2, progress=lambda _: seen.append(torch.get_num_threads()), **SMALL
+    )
+    assert seen[-1] == 2
+
+
 def test_seeds_may_be_named():
     result = race("sgd", seeds=[4, 2], **SMALL)
     assert [run.seed for run in result.runs] == [4, 2]
@@ -158,6 +170,7 @@ def test_seeds_may_be_named():
         ({"epochs": 0}, "epochs=0"),
         ({"seeds": 0}, "seeds=0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"threads": 0}, "threads=0"),
         ({"data": "cifar"}, "known are digits"),
         ({"model": "gpt"}, "known are conv"),
         ({"schedule": "warm"}, "known are constant, cosine"),

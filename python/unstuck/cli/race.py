@@ -69,6 +69,9 @@ def command(
         ),
     ] = "last",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; models this small gain little from more.")
+    ] = 1,
     out: Annotated[
         Path,
         typer.Option(
@@ -101,6 +104,7 @@ def command(
             batch_size=batch_size,
             schedule=schedule,
             device=target,
+            threads=threads,
             progress=live.update,
         )
     if result.runs:

@@ -71,6 +71,7 @@ def race(
     batch_size: int = 64,
     schedule: str = "constant",
     device: torch.device | str = "cpu",
+    threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> RaceResult:
     """Train one model with several optimizers and record how each does.
@@ -98,6 +99,9 @@ def race(
         ``"constant"``, or ``"cosine"``: learning rates fall to zero over the run.
     device : torch.device or str
         Where to train.
+    threads : int
+        CPU threads of torch while the race lasts. Models this small gain little from a second
+        one, and wait for it when another program has the core.
     progress : callable, optional
         Called with a :class:`Progress` before the first and after every epoch of each run.
 
@@ -119,8 +123,11 @@ def race(
     """
     field = entrants(optimizers) if isinstance(optimizers, str) else list(optimizers)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if epochs < 1 or batch_size < 1 or not numbers:
-        raise ValueError(f"epochs={epochs}, batch_size={batch_size}, seeds={seeds}: at least 1")
+    if epochs < 1 or batch_size < 1 or threads < 1 or not numbers:
+        raise ValueError(
+            f"epochs={epochs}, batch_size={batch_size}, seeds={seeds}, threads={threads}: "
+            "each must be 1 or more"
+        )
     make_schedule = lookup(SCHEDULES, schedule, "schedule")
     splits = load_data(data, numbers[0], device=device)
     result = RaceResult(
@@ -130,6 +137,7 @@ def race(
         batch_size=batch_size,
         schedule=schedule,
         device=str(splits.train.x.device),
+        threads=threads,
         seeds=numbers,
         rows={part: len(getattr(splits, part)) for part in ("train", "validation", "test")},
         parameters=sum(p.numel() for p in make_model(model, splits).parameters()),
@@ -137,6 +145,8 @@ def race(
         torch=torch.__version__,
     )
     report = _Reporter(progress, epochs, len(numbers) * len(field))
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         for seed in numbers:
             for one in field:
@@ -159,6 +169,8 @@ def race(
                 result.runs.append(Run(one.label, seed, history))
     except KeyboardInterrupt:
         return dataclasses.replace(result, interrupted=True)
+    finally:
+        torch.set_num_threads(threads_before)
     return result
 
 

@@ -65,6 +65,8 @@ class RaceResult:
         What happened to the learning rates: ``"constant"`` or ``"cosine"``.
     device : str
         Where it ran.
+    threads : int
+        CPU threads it ran with.
     seeds : list of int
         The seeds that were to be run.
     rows : dict of str to int
@@ -87,6 +89,7 @@ class RaceResult:
     batch_size: int
     schedule: str
     device: str
+    threads: int
     seeds: list[int]
     rows: dict[str, int]
     parameters: int

@@ -1,8 +1,6 @@
 // The blend step on the CPU: one pass over memory, see math/blend.hpp for the formula.
 #include "cpu/blend.hpp"
 
-#include <type_traits>
-
 #include "cpu/half.hpp"
 
 namespace unstuck::cpu {
@@ -134,37 +132,50 @@ UNSTUCK_INLINE void run(const Job& job) {
   }
 }
 
-// float16 goes through float32 copies of kFold elements, which stay in the first-level cache.
+UNSTUCK_INLINE void to_float(const float16* from, float* to, int64_t n) { widen_all(from, to, n); }
+UNSTUCK_INLINE void to_half(const float* from, float16* to, int64_t n) { narrow_all(from, to, n); }
+UNSTUCK_INLINE void to_float(const bfloat16* from, float* to, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
+}
+UNSTUCK_INLINE void to_half(const float* from, bfloat16* to, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = narrow<bfloat16>(from[i]);
+}
+
+// 16-bit tensors go through float32 copies of kFold elements, which stay in the first-level cache:
+// conversions and step then each vectorise at full width.
+template <class T>
 struct Staged {
   static constexpr int kArrays = 6;
   alignas(64) float memory[kArrays][kFold];
   BlendTensor tensor{};
-  float16* home[kArrays];
+  T* home[kArrays];
   int64_t length = 0;
 
-  Staged(const Job& job, int64_t start, int64_t n) : length(n) {
+  UNSTUCK_INLINE Staged(const Job& job, int64_t start, int64_t n) : length(n) {
     void* const from[kArrays] = {job.t->w, job.t->m,         job.t->v,
                                  job.t->buffer, job.t->direction, job.t->g};
     void** const to[kArrays] = {&tensor.w, &tensor.m,         &tensor.v,
                                 &tensor.buffer, &tensor.direction, &tensor.g};
     for (int k = 0; k < kArrays; ++k) {
-      home[k] = from[k] ? static_cast<float16*>(from[k]) + job.offset + start : nullptr;
+      home[k] = from[k] ? static_cast<T*>(from[k]) + job.offset + start : nullptr;
       if (!home[k]) continue;
-      widen_all(home[k], memory[k], n);
+      to_float(home[k], memory[k], n);
       *to[k] = memory[k];
     }
   }
-  void write_back() const {  // all but the gradient
+  UNSTUCK_INLINE void write_back() const {  // all but the gradient
     for (int k = 0; k < kArrays - 1; ++k)
-      if (home[k]) narrow_all(memory[k], home[k], length);
+      if (home[k]) to_half(memory[k], home[k], length);
   }
 };
 
-template <bool HasBuffer, Meta meta>
+template <class T, bool HasBuffer, Meta meta>
 UNSTUCK_INLINE void run_staged(const Job& job) {
   double total[kBlendSums] = {}, sums[kBlendSums];
   for (int64_t start = 0; start < job.length; start += kFold) {
-    Staged staged(job, start, std::min(kFold, job.length - start));
+    Staged<T> staged(job, start, std::min(kFold, job.length - start));
     run<float, HasBuffer, meta>({&staged.tensor, 0, staged.length, job.coefs, sums});
     staged.write_back();
     if constexpr (meta != kNoSums)
@@ -176,8 +187,8 @@ UNSTUCK_INLINE void run_staged(const Job& job) {
 
 template <class T, bool HasBuffer, Meta meta>
 UNSTUCK_INLINE void run_stored(const Job& job) {
-  if constexpr (std::is_same_v<T, float16>)
-    run_staged<HasBuffer, meta>(job);
+  if constexpr (sizeof(T) == 2)
+    run_staged<T, HasBuffer, meta>(job);
   else
     run<T, HasBuffer, meta>(job);
 }

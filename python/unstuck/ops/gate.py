@@ -236,10 +236,10 @@ def finish(
     records[:, PHI_PREV:PHI] = records[:, PHI:].clone()
     records[:, PHI:] = _features(gate, records, sums, momentum, total_steps)
     a, b = gate[Header.PREV_LR], gate[Header.PREV_SGD_LR]
-    norm_sq = (
-        a * a * sums[:, Sum.AA] - 2 * a * b * sums[:, Sum.DA] + b * b * sums[:, Sum.DD]
-    )
-    records[:, Unit.DIFF_NORM_SQ] = torch.where(norm_sq > 0, norm_sq, 0.0)
+    aa, dd = a * a * sums[:, Sum.AA], b * b * sums[:, Sum.DD]
+    norm_sq = aa - 2 * a * b * sums[:, Sum.DA] + dd
+    # Updates that agree to a hundredth leave nothing to choose, and float32 sums too few digits.
+    records[:, Unit.DIFF_NORM_SQ] = torch.where(norm_sq > 1e-4 * (aa + dd), norm_sq, 0.0)
     records[:, Unit.ALPHA_PREV] = records[:, Unit.ALPHA]
     if hidden:
         decide(gate, hidden)

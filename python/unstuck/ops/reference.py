@@ -14,7 +14,7 @@ from unstuck.ops import gate as gate_ops
 from unstuck.ops.gate import Header, Sum, Unit
 
 if TYPE_CHECKING:
-    from unstuck.ops.blend import Group
+    from unstuck.ops._blend_rows import Group
 
 __all__ = ["blend_foreach", "blend_hypergradient", "blend_step"]
 
@@ -41,14 +41,21 @@ def _alpha(group: Group, unit: int) -> Tensor | float:
 
 
 def _previous_difference(
-    group: Group, unit: int, had_previous: bool, w: Tensor, m: Tensor, v: Tensor, d: Tensor, t: Tensor
+    group: Group,
+    unit: int,
+    had_previous: bool,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    d: Tensor,
+    t: Tensor,
 ) -> Tensor:
     """Return u_adam - u_sgd of the previous step, from the state it left; `t` its step count."""
     gate = group.gate
     assert gate is not None
     if not had_previous:
         return torch.zeros_like(w)
-    header = gate[:gate_ops.HEADER].to(w.dtype) if w.dtype == torch.float64 else gate[:gate_ops.HEADER]
+    header = gate[: gate_ops.HEADER]
     lr, sgd_lr, beta1, beta2, eps, decay = header[Header.PREV_LR : Header.PREV_DECAY + 1].unbind()
     alpha = gate_ops.units_of(gate, group.hidden)[unit, Unit.ALPHA_PREV]
     t = t.to(torch.float64)
@@ -74,6 +81,12 @@ def _kept_direction(
     return m / (1 - group.beta1) if buffer is None else buffer
 
 
+def _sums(group: Group) -> Tensor:
+    """Return the sums as a matrix [units, SUMS]."""
+    assert group.sums is not None
+    return group.sums.view(-1, gate_ops.SUMS)
+
+
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(dtype=torch.float64)
 
@@ -93,7 +106,7 @@ def blend_step(
     found_inf: Tensor | None = None,
     finish: bool = True,
 ) -> None:
-    """One blend step of one parameter group, tensor by tensor; see :func:`unstuck.ops.blend.step`."""
+    """One step of one parameter group, tensor by tensor; see :func:`unstuck.ops.blend.step`."""
     skip = None if found_inf is None else found_inf != 0
     if skip is not None and params and not skip.is_cuda:
         if bool(skip):
@@ -124,7 +137,9 @@ def blend_step(
         difference = None
         if group.gate is not None:
             kept = _kept_direction(group, m, b, direction)
-            difference = _previous_difference(group, units[i], had_previous[i], w, m, v, kept, count)
+            difference = _previous_difference(
+                group, units[i], had_previous[i], w, m, v, kept, count
+            )
 
         x = g + group.weight_decay * w if group.weight_decay and not group.decoupled else g
         m = m + (1 - group.beta1) * (x - m)
@@ -148,7 +163,7 @@ def blend_step(
         w = w - (rate[0] * a + rate[1] * d)
 
         if difference is not None and group.sums is not None:
-            row = group.sums[units[i]]
+            row = _sums(group)[units[i]]
             for k, (left, right) in {
                 Sum.GG: (g, g),
                 Sum.DD: (d, d),
@@ -175,13 +190,12 @@ def blend_step(
 def blend_finish(group: Group, skip: Tensor | None = None) -> None:
     """End a step whose sums are complete; see :func:`unstuck.ops.blend.finish`."""
     assert group.gate is not None
-    assert group.sums is not None
     lr, sgd_lr = _rates(group)
     new = group.gate.clone()
     gate_ops.finish(
         new,
         group.hidden,
-        group.sums,
+        _sums(group),
         lr=lr,
         sgd_lr=sgd_lr,
         beta1=group.beta1,
@@ -219,10 +233,11 @@ def blend_hypergradient(
     ):
         g = -_widen(grad) if group.maximize else _widen(grad)
         w, m, v = _widen(p), _widen(exp_avg), _widen(exp_avg_sq)
-        buffer = _widen(momentum_buffers[i]) if momentum_buffers else None
+        buffer = momentum_buffers[i] if momentum_buffers else None
+        buffer = None if buffer is None else _widen(buffer)
         kept = _kept_direction(group, m, buffer, directions[i] if directions else None)
         difference = _previous_difference(group, units[i], had_previous[i], w, m, v, kept, count)
-        row = group.sums[units[i]]
+        row = _sums(group)[units[i]]
         row[Sum.GG] += _dot(g, g)
         row[Sum.HYPER] += _dot(g, difference)
     if finish:
@@ -232,11 +247,10 @@ def blend_hypergradient(
 def blend_meta_step(group: Group) -> None:
     """Learn from sums that are complete (held-out mode)."""
     assert group.gate is not None
-    assert group.sums is not None
     gate_ops.meta_step(
         group.gate,
         group.hidden,
-        group.sums,
+        _sums(group),
         learning=group.learn,
         normalize=group.normalize,
         meta_lr=group.meta_lr,

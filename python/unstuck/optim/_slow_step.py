@@ -145,7 +145,7 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
         if defaults["foreach"]:
             reference.blend_foreach(*batch.tensors[:5], batch.steps, settings)
         elif plain:
-            reference.blend_step(*batch.tensors, *common[:2], blend._with_matrix(settings), scale, inf)
+            reference.blend_step(*batch.tensors, *common, scale, inf)
         else:
             blend.step(*batch.tensors, *common, scale, inf, finish=not sharded)
             if sharded:

@@ -93,13 +93,21 @@ def _linear(model: nn.Module, given: Settings, steps: int) -> Optimizer:
     )
 
 
-def _gate(features: str = "summary", mode: str = "online", per_tensor: bool = True) -> Build:
+START = 0.2  # nearer to SGD, whose larger rate is the better one to begin with
+
+
+def _gate(
+    features: str = "summary",
+    mode: str = "online",
+    per_tensor: bool = True,
+    init_alpha: float = START,
+) -> Build:
     def build(model: nn.Module, given: Settings, steps: int) -> Optimizer:
         return DynamicBlend(
             model.parameters(),
             given["lr"],
             sgd_lr=given["sgd_lr"],
-            gate=Gate(features=features, mode=mode, total_steps=steps),
+            gate=Gate(features, mode, init_alpha=init_alpha, total_steps=steps),
             per_tensor=per_tensor,
         )
 
@@ -128,7 +136,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "the source's gate: flattened gradient, second batch, one alpha",
             "gate",
             _BLEND,
-            _gate("gradient", "held-out", per_tensor=False),
+            _gate("gradient", "held-out", per_tensor=False, init_alpha=0.5),
             meta=META,
             most_inputs=100,
         ),

@@ -51,11 +51,14 @@ def made_up(losses):
                 "seed": seed,
                 "settings": {"lr": 1.0},
                 "diverged": not math.isfinite(value),
-                "last": {
-                    "validation_loss": value,
-                    "test_loss": 2 * value,
-                    "test_accuracy": 0.5,
-                    "epoch": 1,
+                **{
+                    at: {
+                        "validation_loss": value,
+                        "test_loss": 2 * value,
+                        "test_accuracy": 0.5,
+                        "epoch": 1,
+                    }
+                    for at in ("last", "best")
                 },
             }
             for seed, value in enumerate(values)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import unstuck
+from unstuck.ops import _native
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
@@ -258,12 +259,30 @@ def test_sdist_holds_the_sources_and_nothing_else(sdist):
     needed |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
     needed |= {f"python/{name}" for name in package_files()}
     needed |= files_of(ROOT / "csrc", ".cpp", ".hpp", ".cu")
-    needed |= files_of(ROOT / "cmake", ".cmake", ".in")
+    needed |= files_of(ROOT / "cmake", ".cmake", ".in", ".map")
     needed |= files_of(ROOT / "tests", ".py", ".cpp", ".hpp", ".cu")
     needed |= files_of(ROOT / "bench", ".py")
     assert needed <= held, sorted(needed - held)
     more = {name for name in held - needed if not re.fullmatch(r"docs/.*\.(md|png|svg)", name)}
     assert more == set()
+
+
+@pytest.mark.skipif(not shutil.which("readelf"), reason="needs readelf")
+@pytest.mark.parametrize("module", [_native.cpu, _native.cuda], ids=["_C", "_cuda"])
+def test_module_needs_and_shows_nothing_of_cuda_or_torch(module, tmp_path):
+    if module is None:
+        pytest.skip("not built")
+    needed = run(["readelf", "--dynamic", "--wide", module.__file__], cwd=tmp_path).stdout
+    libraries = re.findall(r"\(NEEDED\).*\[(.*)\]", needed)
+    assert libraries
+    assert [name for name in libraries if re.search("cuda|nvrtc|torch|c10", name)] == []
+    assert "RPATH" not in needed
+    assert "RUNPATH" not in needed
+    table = run(["readelf", "--dyn-syms", "--wide", module.__file__], cwd=tmp_path).stdout
+    # Num: Value Size Type Bind Vis Ndx Name
+    rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
+    shown = [row[7].split("@")[0] for row in rows if len(row) > 7 and row[6] != "UND"]
+    assert shown == [f"PyInit_{module.__name__.rpartition('.')[2]}"]
 
 
 def test_build_stops_when_cuda_is_insisted_on_and_broken(tmp_path):

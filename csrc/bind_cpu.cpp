@@ -3,6 +3,8 @@
 #include <omp.h>
 #endif
 
+#include <algorithm>
+
 #include "bind_blend.hpp"
 #include "cpu/blend.hpp"
 

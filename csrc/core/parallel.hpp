@@ -1,9 +1,10 @@
 // The one parallel loop of the CPU kernels: tensors of all sizes are cut into chunks, and one
 // region runs over all of them.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "core/chunk.hpp"
 
 namespace unstuck {
 
@@ -12,14 +13,12 @@ struct Chunk {
   int64_t offset, length;
 };
 
-// Elements a chunk: 16 K floats of five arrays stay within a core's second-level cache.
-constexpr int64_t kChunk = 16384;
 // Below this many elements a second thread costs more than it brings.
 constexpr int64_t kParallelGrain = 32768;
 
 inline void cut(std::vector<Chunk>& chunks, uint32_t tensor, int64_t numel) {
-  for (int64_t at = 0; at < numel; at += kChunk)
-    chunks.push_back({tensor, at, std::min(kChunk, numel - at)});
+  for (uint32_t c = 0; c < chunks_of(numel); ++c)
+    chunks.push_back({tensor, chunk_begin(c), chunk_end(c, numel) - chunk_begin(c)});
 }
 
 // body(i) for i in [0, n). Chunks are handed out as threads become free; every body writes its own

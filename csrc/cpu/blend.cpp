@@ -1,6 +1,8 @@
 // The blend step on the CPU: one pass over memory, see math/blend.hpp for the formula.
 #include "cpu/blend.hpp"
 
+#include <algorithm>
+
 #include "cpu/half.hpp"
 
 namespace unstuck::cpu {

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/block.hpp"
+#include "core/chunk.hpp"
 #include "core/half.hpp"
 
 namespace unstuck::cuda {
@@ -15,7 +16,6 @@ namespace unstuck::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kChunkElements = 16384;
 
 enum Meta { kNoSums, kSums, kSumsAndDirection };
 
@@ -175,8 +175,7 @@ __device__ void sum_partials(const LaunchPack& pack, const BlendGroupStep& group
   if (tail.first)
     for (int64_t i = rank; i < int64_t(units) * kBlendSums; i += threads) group.sums[i] = 0;
   __syncthreads();
-  const uint32_t chunks = pack.first_chunk[pack.count - 1] +
-                          uint32_t((pack.numel[pack.count - 1] + kChunkElements - 1) / kChunkElements);
+  const uint32_t chunks = pack.first_chunk[pack.count - 1] + chunks_of(pack.numel[pack.count - 1]);
   if (units == 1) {
     double x[kBlendSums] = {};
     for (int64_t i = rank; i < chunks; i += threads)
@@ -219,9 +218,8 @@ __global__ void __launch_bounds__(kThreads)
   const BlendCoefs<R> c = coefs;
   const Work work(pack, t);
   R sums[kBlendSums] = {};
-  const int64_t begin = int64_t(blockIdx.x - pack.first_chunk[t]) * kChunkElements;
-  const int64_t end = pack.numel[t] < begin + kChunkElements ? pack.numel[t]
-                                                             : begin + kChunkElements;
+  const uint32_t chunk = blockIdx.x - pack.first_chunk[t];
+  const int64_t begin = chunk_begin(chunk), end = chunk_end(chunk, pack.numel[t]);
   int64_t i = begin;
   if (pack.unit[t] & kAligned) {
     constexpr int N = kVector<T>;
@@ -310,7 +308,7 @@ int run(const BlendStep& step, const Launches& launches, void* stream, bool hype
       pack.first_chunk[i] = chunk;
       pack.unit[i] = uint32_t(t.unit) | (t.had_previous ? kHadPrevious : 0u) |
                      (aligned(t) ? kAligned : 0u);
-      chunk += uint32_t((t.numel + kChunkElements - 1) / kChunkElements);
+      chunk += chunks_of(t.numel);
     }
     const BlendGroupStep& group = step.groups[l.group];
     const Tail tail{step.loss_scale,
@@ -358,7 +356,7 @@ Launches::Launches(const std::vector<BlendTensor>& tensors) {
       chunks = 0;
     };
     for (uint32_t row : rows) {
-      const uint64_t mine = uint64_t((tensors[row].numel + kChunkElements - 1) / kChunkElements);
+      const uint64_t mine = chunks_of(tensors[row].numel);
       // 2^31 - 1 blocks are the most of a launch; one tensor of 2^45 elements does not exist.
       if (int(some.size()) == LaunchPack::kMost || chunks + mine > 0x7fffffffu) close();
       some.push_back(row);

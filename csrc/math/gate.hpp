@@ -195,8 +195,10 @@ UNSTUCK_HD void gate_features(double* gate, double* unit, const double* s, const
   for (int f = 0; f < kFeatures; ++f)
     if (phi[f] - phi[f] != 0) phi[f] = 0;  // NaN or infinite sums say nothing
   const double lr = group.rates.lr, sgd_lr = group.rates.sgd_lr;
-  unit[kDiffNormSq] = lr * lr * s[kAA] - 2 * lr * sgd_lr * s[kDA] + sgd_lr * sgd_lr * s[kDD];
-  if (!(unit[kDiffNormSq] > 0)) unit[kDiffNormSq] = 0;  // rounding below zero, or NaN
+  const double aa = lr * lr * s[kAA], dd = sgd_lr * sgd_lr * s[kDD];
+  const double norm_sq = aa - 2 * lr * sgd_lr * s[kDA] + dd;
+  // Updates that agree to a hundredth leave nothing to choose, and float32 sums too few digits.
+  unit[kDiffNormSq] = norm_sq > 1e-4 * (aa + dd) ? norm_sq : 0.0;
 }
 
 // The end of a step: learn from the hypergradient, take in the statistics, set the next alpha.

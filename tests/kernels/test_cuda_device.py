@@ -1,0 +1,112 @@
+"""What only a GPU can show: streams, capture, no waiting and no allocation in a step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import Parameter
+from unstuck.ops import _native
+from unstuck.optim import DynamicBlend
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or _native.cuda is None,
+        reason="needs a CUDA device and a CUDA build",
+    ),
+]
+
+
+def tensors(count: int = 5, size: int = 1000) -> list[Parameter]:
+    params = [Parameter(torch.randn(size, device="cuda")) for _ in range(count)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def test_kernel_step_neither_waits_nor_allocates() -> None:
+    optimizer = DynamicBlend(tensors(), lr=torch.tensor(1e-3, device="cuda"))
+    optimizer.step()
+    optimizer.step()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+def test_kernel_runs_on_the_current_stream() -> None:
+    params = tensors(1, 10_000_000)
+    optimizer = DynamicBlend(params, alpha=0.5)
+    optimizer.step()
+    torch.cuda.synchronize()
+    expected = [p.detach().clone() for p in params]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        optimizer.step()
+        after = params[0].detach().clone()
+    assert not stream.query()  # the host did not wait
+    stream.synchronize()
+    assert not torch.equal(after, expected[0])
+
+
+@pytest.mark.parametrize("alpha", [0.5, None], ids=["alpha given", "gate"])
+def test_kernel_in_a_cuda_graph(alpha: float | None) -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(3000, device="cuda") for _ in range(3)]
+    grads = [torch.randn(3000, device="cuda") for _ in range(3)]
+    results = []
+    for captured in (False, True):
+        params = [Parameter(x.clone()) for x in start]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.clone()
+        lr = torch.tensor(1e-2, device="cuda")
+        optimizer = DynamicBlend(params, lr=lr, alpha=alpha, capturable=True)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                optimizer.step()
+        torch.cuda.current_stream().wait_stream(side)
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                optimizer.step()
+        for t in range(5):
+            lr.fill_(1e-2 / (t + 1))
+            for p, g in zip(params, grads, strict=True):
+                p.grad.copy_(g * (t + 1))
+            if captured:
+                graph.replay()
+            else:
+                optimizer.step()
+        results.append([p.detach().clone() for p in params])
+        assert float(optimizer.state[params[0]]["step"]) == 8
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_kernel_on_another_device_than_the_current_one() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    p = Parameter(torch.ones(100, device="cuda:1"))
+    p.grad = torch.ones_like(p)
+    DynamicBlend([p]).step()
+    assert torch.cuda.current_device() == 0
+    assert not torch.equal(p.detach(), torch.ones_like(p))
+
+
+def test_kernel_beyond_2_to_the_31_elements() -> None:
+    n = 2**31 + 5
+    if torch.cuda.mem_get_info()[0] < 5 * 2 * n:
+        pytest.skip("needs 22 GB of GPU memory")
+    p = Parameter(torch.ones(n, device="cuda", dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    DynamicBlend([p], lr=0.25, alpha=1.0).step()
+    assert torch.equal(p[-8:].float(), torch.full((8,), 0.75, device="cuda"))
+    assert torch.equal(p[:8].float(), torch.full((8,), 0.75, device="cuda"))

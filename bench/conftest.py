@@ -137,8 +137,8 @@ def _machine() -> dict[str, object]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if "model name" in x]
-        cpu = names[0] if names else cpu
+        lines = [x for x in info.read_text().splitlines() if "model name" in x]
+        cpu = lines[0].split(":")[1].strip() if lines else cpu
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -150,7 +150,9 @@ def _machine() -> dict[str, object]:
     }
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if not RESULTS:
         return
     write = terminalreporter.write_line

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.nn import Parameter
+
 from unstuck.optim import DynamicBlend, Gate
 
 Tensors = list[Parameter]

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from unstuck.ops import _native
 
 from ..emulator.build import build_module, load_module

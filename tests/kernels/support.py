@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from unstuck.ops import blend, gate, reference
 
 GATE_HIDDEN = 8
@@ -124,9 +125,7 @@ def make(
 def gradients(problem: Problem, seed: int) -> list[Tensor]:
     """Return fresh gradients, on the CPU."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    return [
-        torch.randn(p.shape, generator=generator).to(p.dtype).cpu() for p in problem.params
-    ]
+    return [torch.randn(p.shape, generator=generator).to(p.dtype).cpu() for p in problem.params]
 
 
 def gate_numbers(problem: Problem) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from unstuck.ops import blend, gate
 
 from ..emulator.build import ORDERS
@@ -43,9 +44,7 @@ def compare(backend: Backend, problem: Problem, steps: int = 3) -> tuple[Problem
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gated", GATES)
-def test_step_equals_reference(
-    backend: Backend, dtype: torch.dtype, mode: str, gated: str
-) -> None:
+def test_step_equals_reference(backend: Backend, dtype: torch.dtype, mode: str, gated: str) -> None:
     problem = make(SIZES, dtype, **MODES[mode], **GATES[gated])
     before = [p.clone() for p in problem.params]
     kernel, _ = compare(backend, problem)

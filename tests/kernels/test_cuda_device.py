@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import Parameter
+
 from unstuck.ops import _native
 from unstuck.optim import DynamicBlend
 

@@ -22,6 +22,7 @@ from unstuck.ops import _native
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 NATIVE = importlib.machinery.EXTENSION_SUFFIXES[0]
+PROBE = f'cmake_minimum_required(VERSION 3.24)\ninclude("{ROOT.as_posix()}/cmake/ProbeCuda.cmake")'
 CHOICES = ("UNSTUCK_CUDA", "UNSTUCK_SANITIZE", "CUDACXX", "CUDAHOSTCXX", "CUDAARCHS")
 CHOICES += ("CUDA_HOME", "CUDA_PATH")
 
@@ -58,7 +59,7 @@ def probe(tmp_path):
     cmake = shutil.which("cmake", path=TOOLS)
     script = tmp_path / "probe.cmake"
     script.write_text(
-        f'include("{ROOT.as_posix()}/cmake/ProbeCuda.cmake")\nunstuck_probe_cuda()\n'
+        f"{PROBE}\nunstuck_probe_cuda()\n"
         'message(NOTICE "<${UNSTUCK_NVCC_WHY}|${CMAKE_CUDA_COMPILER}|'
         '${CMAKE_CUDA_ARCHITECTURES}>")\n'
     )
@@ -141,6 +142,27 @@ def test_probe_leaves_architectures_that_were_asked_for_alone(probe, nvcc):
     program(probe.bin, "nvidia-smi", "echo 9.0")
     assert probe(CUDAARCHS="80;120")[2] == "80;120"
     assert probe("-DCMAKE_CUDA_ARCHITECTURES=75", CUDAARCHS="80;120")[2] == "75"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("all-major", "all-major (80-real 90-real 120)"),
+        ("all", "all (80-real 86-real 90-real 120-real 121)"),
+        ("80;90-real", "80 90-real"),
+    ],
+)
+def test_report_names_the_architectures_that_nvcc_knows(tmp_path, asked, meant):
+    nvcc = program(
+        tmp_path, "nvcc", "echo compute_90 compute_80 compute_86 compute_120 compute_121"
+    )
+    script = tmp_path / "name.cmake"
+    script.write_text(
+        f'{PROBE}\nunstuck_name_architectures(named)\nmessage(NOTICE "<${{named}}>")\n'
+    )
+    given = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={asked}"]
+    done = run([shutil.which("cmake", path=TOOLS), *given, "-P", script], cwd=tmp_path)
+    assert f"<{meant}>" in done.stdout
 
 
 @pytest.mark.slow

@@ -156,9 +156,7 @@ def test_a_parameter_that_comes_late_starts_as_if_alone(info: OptimizerInfo, var
 
 
 @every_variant()
-def test_gradients_that_come_and_go_native_as_in_plain_torch(
-    info: OptimizerInfo, variant: Variant
-):
+def test_gradients_that_come_and_go_native_as_in_plain_torch(info: OptimizerInfo, variant: Variant):
     present = [(0,), (0, 1), (1,), (0, 1, 2, 3), (3,), (), (0, 1, 2, 3), (0, 2)]
     params, twins = make_params(dtype=torch.float64), make_params(dtype=torch.float64)
     ours = info.make(variant, params)
@@ -270,9 +268,7 @@ def test_step_hooks(info: OptimizerInfo, variant: Variant):
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
         register_optimizer_step_pre_hook(lambda *_: calls.append("all-pre")),
-        register_optimizer_step_post_hook(
-            lambda *_: calls.append("all-post")
-        ),
+        register_optimizer_step_post_hook(lambda *_: calls.append("all-post")),
     ]
     train(optimizer, params, [0])
     assert calls == ["all-pre", "pre", "post", "all-post"]

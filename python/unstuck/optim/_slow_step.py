@@ -174,9 +174,12 @@ def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> Non
             continue
         settings = optimizer._settings(index)._replace(learn=True)
         sharded = any(layout.is_shard(p) for p in batch.written)
-        blend.hypergradient(
-            *batch.tensors, batch.units, batch.had_previous, settings, finish=not sharded
-        )
+        common = (batch.units, batch.had_previous)
+        if optimizer.defaults["fused"] is False:
+            settings = blend._with_matrix(settings)
+            reference.blend_hypergradient(*batch.tensors, *common, settings, not sharded)
+        else:
+            blend.hypergradient(*batch.tensors, *common, settings, finish=not sharded)
         if sharded:
             _finish_sharded(batch, settings, meta=True)
         if blend_state.uses_gradient_gate(group):

@@ -109,7 +109,9 @@ def test_every_method_trains(name):
 def test_linear_alpha_goes_from_sgd_to_adam():
     data = load_data("digits")
     model = make_model("mlp", data)
-    optimizer = METHODS["alpha-linear"].build(model, {"lr": 0.1, "sgd_lr": 0.1}, 4)
+    settings = {"lr": 0.1, "sgd_lr": 0.1, "1-momentum": 0.2}
+    optimizer = METHODS["alpha-linear"].build(model, settings, 4)
+    assert optimizer.defaults["momentum"] == optimizer.defaults["betas"][0] == 0.8
     seen = []
     for _ in range(5):
         seen.append(float(optimizer.alpha[0]))  # of the next step

@@ -79,18 +79,34 @@ def _sgd(model: nn.Module, given: Settings, steps: int) -> Optimizer:
     return torch.optim.SGD(model.parameters(), given["sgd_lr"], momentum=1 - given["1-momentum"])
 
 
-def _fixed(model: nn.Module, given: Settings, steps: int) -> Optimizer:
-    alpha = given.get("alpha", 0.5)
-    return DynamicBlend(model.parameters(), given["lr"], sgd_lr=given["sgd_lr"], alpha=alpha)
-
-
-def _linear(model: nn.Module, given: Settings, steps: int) -> Optimizer:
+def _blend(
+    model: nn.Module,
+    given: Settings,
+    *,
+    alpha: float | Callable[[int], float] | None = None,
+    gate: Gate | None = None,
+    per_tensor: bool = False,
+) -> Optimizer:
+    """Make a blend whose two halves share one tuned momentum."""
+    momentum = 1 - given["1-momentum"]
     return DynamicBlend(
         model.parameters(),
         given["lr"],
         sgd_lr=given["sgd_lr"],
-        alpha=lambda step: min(1.0, step / steps),
+        betas=(momentum, 0.999),
+        momentum=momentum,
+        alpha=alpha,
+        gate=gate,
+        per_tensor=per_tensor,
     )
+
+
+def _fixed(model: nn.Module, given: Settings, steps: int) -> Optimizer:
+    return _blend(model, given, alpha=given.get("alpha", 0.5))
+
+
+def _linear(model: nn.Module, given: Settings, steps: int) -> Optimizer:
+    return _blend(model, given, alpha=lambda step: min(1.0, step / steps))
 
 
 START = 0.2  # nearer to SGD, whose larger rate is the better one to begin with
@@ -103,20 +119,15 @@ def _gate(
     init_alpha: float = START,
 ) -> Build:
     def build(model: nn.Module, given: Settings, steps: int) -> Optimizer:
-        return DynamicBlend(
-            model.parameters(),
-            given["lr"],
-            sgd_lr=given["sgd_lr"],
-            gate=Gate(features, mode, init_alpha=init_alpha, total_steps=steps),
-            per_tensor=per_tensor,
-        )
+        gate = Gate(features, mode, init_alpha=init_alpha, total_steps=steps)
+        return _blend(model, given, gate=gate, per_tensor=per_tensor)
 
     return build
 
 
 _ADAM = MappingProxyType({"lr": ADAM_LR, "1-beta1": FORGET})
 _SGD = MappingProxyType({"sgd_lr": SGD_LR, "1-momentum": FORGET})
-_BLEND = MappingProxyType({"lr": ADAM_LR, "sgd_lr": SGD_LR})
+_BLEND = MappingProxyType({"lr": ADAM_LR, "sgd_lr": SGD_LR, "1-momentum": FORGET})
 META = 0.15  # a fifth of the training rows
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""At alpha 1 the blend is torch's Adam or AdamW, at alpha 0 torch's SGD, and between them a mean."""
+"""At alpha 1 the blend is Adam or AdamW, at alpha 0 SGD, and between them a mean of the two."""
 
 from __future__ import annotations
 

@@ -176,7 +176,6 @@ def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> Non
         sharded = any(layout.is_shard(p) for p in batch.written)
         common = (batch.units, batch.had_previous)
         if optimizer.defaults["fused"] is False:
-            settings = blend._with_matrix(settings)
             reference.blend_hypergradient(*batch.tensors, *common, settings, not sharded)
         else:
             blend.hypergradient(*batch.tensors, *common, settings, finish=not sharded)

@@ -74,6 +74,12 @@ def blend(
         int | None,
         typer.Option(min=1, help="Optuna trials a method. [default: 16; source: 5, as reported]"),
     ] = None,
+    tuning_seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Seeds a trial averages over, none of them reported. [default: 2]"
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 10,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; results are made with 1.")] = 1,
     quick: Annotated[
@@ -99,7 +105,8 @@ def blend(
     settings: dict[str, int] = dict(QUICK) if quick else {}
     if not honest:
         settings["trials"] = SOURCE_TRIALS
-    settings.update({k: v for k, v in (("seeds", seeds), ("trials", trials)) if v is not None})
+    asked = {"seeds": seeds, "trials": trials, "tuning_seeds": tuning_seeds}
+    settings.update({name: count for name, count in asked.items() if count is not None})
     defaults = Plan()
     everything = defaults.methods if honest else ("gate", *REPORTED)
     if quick:

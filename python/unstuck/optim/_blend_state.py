@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unstuck.ops import _native, blend
 from unstuck.ops import gate as gate_ops
+from unstuck.ops.gate import Unit
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
@@ -70,7 +71,7 @@ def complete_group(group: dict[str, Any]) -> None:
     group["moment_beta"] = None
     group["schedule_step"] = 0
     group["idle"] = []  # positions of the parameters that the last step left where they were
-    group["gate_state"] = group["gate_network"] = None
+    group["gate_state"] = group["gate_network"] = group["gate_units"] = None
     if callable(group["alpha"]) and not isinstance(group["alpha"], Tensor):
         group["alpha"] = 0.5  # until the schedule is asked
     for p in group["params"]:
@@ -105,14 +106,31 @@ def complete_group(group: dict[str, Any]) -> None:
     device = params[0].device if params else torch.device("cpu")
     if device.type == "meta":
         device = torch.device("cpu")  # moves with the parameters at the first step
-    numels = [p.numel() * (2 if p.is_complex() else 1) for p in params]
+    units = group["gate_units"] = _gate_units(group)
     if gate.features == "gradient":
-        group["gate_network"] = gradient_gate.create(group, sum(numels), device)
-    elif not group["per_tensor"]:
-        numels = [sum(numels)]
-    hidden = hidden_of(group)
-    units = numels if group["per_tensor"] else [sum(numels)]
-    group["gate_state"] = gate_ops.create(hidden, units, gate.init_alpha, gate.seed, device)
+        group["gate_network"] = gradient_gate.create(group, sum(units), device)
+    group["gate_state"] = gate_ops.create(
+        hidden_of(group), units, gate.init_alpha, gate.seed, device
+    )
+
+
+def _gate_units(group: dict[str, Any]) -> list[int]:
+    """Return the number of elements behind each alpha of the gate."""
+    numels = [p.numel() * (2 if p.is_complex() else 1) for p in group["params"]]
+    return numels if group["per_tensor"] else [sum(numels)]
+
+
+def check_gate_units(group: dict[str, Any]) -> None:
+    """Follow an edited ``group["params"]`` where the gate can, and raise where it cannot."""
+    if group["gate_state"] is None or (units := _gate_units(group)) == group["gate_units"]:
+        return
+    if group["per_tensor"] or uses_gradient_gate(group):
+        raise ValueError(
+            f"the gate of this parameter group was made for {group['gate_units']} elements, but its "
+            f"parameters have {units} now; bring new parameters in with add_param_group()"
+        )
+    group["gate_units"] = units
+    gate_ops.units_of(group["gate_state"], hidden_of(group))[0, Unit.NUMEL] = units[0]
 
 
 def adopt_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:

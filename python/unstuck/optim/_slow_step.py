@@ -43,6 +43,7 @@ def collect(optimizer: DynamicBlend, grads: list[Tensor | None] | None = None) -
             layout.check_gradient("DynamicBlend", p, grad)
             unit = position if group["per_tensor"] and group["gate_state"] is not None else 0
             rows.append(Row(p, grad, index, unit))
+        blend_state.check_gate_units(group)
     return rows
 
 

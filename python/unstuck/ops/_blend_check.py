@@ -22,6 +22,8 @@ __all__ = ["check"]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_HIDDEN = 4096
+NUMBERS = ("sgd_lr_ratio", "beta1", "beta2", "eps", "weight_decay", "momentum", "dampening")
+FLAGS = ("decoupled", "nesterov", "maximize")
 
 
 def check(
@@ -31,10 +33,11 @@ def check(
     found_inf: Tensor | None = None,
     *,
     needs_gate: bool = False,
-) -> None:
-    """Raise ValueError or TypeError for what the native modules would refuse."""
-    if not isinstance(group, tuple) or len(group) != len(Group._fields):
-        raise TypeError(f"group must be a Group, not {shown(group)}")
+) -> Group:
+    """Raise ValueError or TypeError for what the native modules would refuse.
+
+    Returns the group with plain numbers in place of whatever stood for them.
+    """
     device = rows.device()
     _check_numbers(group)
     if needs_gate and group.gate is None:
@@ -69,16 +72,20 @@ def check(
             raise ValueError(f"{label} must be on the device of the parameters, not {x.device}")
     read = [(f"grads[{i}]", grad) for i, grad in enumerate(rows.grads)]
     _check_memory(list(rows.written(group)), read + scalars)
+    plain: dict[str, Any] = {name: float(getattr(group, name)) for name in NUMBERS}
+    plain |= {name: bool(getattr(group, name)) for name in FLAGS}
+    plain |= {} if isinstance(group.lr, Tensor) else {"lr": float(group.lr)}
+    return group._replace(**plain)
 
 
 # ---------------------------------------------------------------- numbers
 def _number(name: str, x: Any, *, low: float = -math.inf) -> float:
     try:
-        if isinstance(x, str):
-            raise TypeError
-        value = float(x)
+        value = float(x) if not isinstance(x, (str, bytes, bytearray)) else None
     except Exception as error:
         raise TypeError(f"{name} must be a number that float64 holds, not {shown(x)}") from error
+    if value is None:
+        raise TypeError(f"{name} must be a number, not {shown(x)}")
     if not math.isfinite(value) or value < low:
         at_least = f" and at least {low:g}" if low > -math.inf else ""
         raise ValueError(f"{name} must be finite{at_least}, not {shown(x)}")
@@ -112,7 +119,7 @@ def _check_numbers(group: Group) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= _number(f"group.{name}", getattr(group, name)) < 1:
             raise ValueError(f"group.{name} must be in [0, 1), not {shown(getattr(group, name))}")
-    for name in ("decoupled", "nesterov", "maximize"):
+    for name in FLAGS:
         _flag(f"group.{name}", getattr(group, name))
     if group.gate is None:
         given = isinstance(group.alpha, Tensor)
@@ -167,13 +174,24 @@ def _check_readable(name: str, x: Any) -> None:
             f"{name} has the layout {x.layout}; only dense (strided) tensors are updated: "
             "call .to_dense() first"
         )
-    if x.is_meta or isinstance(x, FakeTensor) or x.is_nested or x.is_quantized:
+    if not _has_memory(x):
         raise ValueError(
             f"{name} ({type(x).__name__} of {x.dtype} on {x.device}) has no memory of plain numbers"
             "; materialise it first"
         )
     if x.is_neg():
         raise ValueError(f"{name} is a lazily negated view; call .resolve_neg() first")
+
+
+def _has_memory(x: Tensor) -> bool:
+    if x.is_meta or x.is_nested or x.is_quantized or isinstance(x, FakeTensor):
+        return False
+    if x.device.type not in ("cpu", "cuda") or not x.numel():
+        return True  # other devices need not tell addresses
+    try:
+        return x.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 def _check_cell(name: str, x: Any, model: Tensor, *, scalar: bool) -> None:

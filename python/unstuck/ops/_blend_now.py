@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unstuck.ops import _native, reference
 from unstuck.ops._blend_check import check
-from unstuck.ops._blend_rows import Group, Rows
+from unstuck.ops._blend_rows import Group, Rows, as_group
 
 Plan = Any  # unstuck._C.BlendPlan or unstuck._cuda.BlendPlan
 
@@ -113,7 +113,7 @@ def step_now(
     finish: bool,
 ) -> None:
     """Step the rows, and tell autograd what has been written."""
-    device = rows.device()
+    group, device = as_group(group), rows.device()
     if device is None:
         return
     if native_ready(device):
@@ -122,7 +122,7 @@ def step_now(
             [x for _, x in rows.written(group) if not x.is_inference()]
         )
         return
-    check(rows, group, grad_scale, found_inf)
+    group = check(rows, group, grad_scale, found_inf)
     _native.warn_fallback(device)
     with torch.no_grad():
         reference.blend_step(*rows, group, grad_scale, found_inf, finish)
@@ -130,7 +130,7 @@ def step_now(
 
 def hypergradient_now(rows: Rows, group: Group, finish: bool) -> None:
     """Leave the sums of another batch's gradients, and tell autograd."""
-    device = rows.device()
+    group, device = as_group(group), rows.device()
     if device is None:
         return
     if native_ready(device):
@@ -138,7 +138,7 @@ def hypergradient_now(rows: Rows, group: Group, finish: bool) -> None:
         written = [x for x in (group.gate, group.sums) if x is not None and not x.is_inference()]
         torch.autograd.graph.increment_version(written)
         return
-    check(rows, group, needs_gate=True)
+    group = check(rows, group, needs_gate=True)
     _native.warn_fallback(device)
     with torch.no_grad():
         reference.blend_hypergradient(*rows, group, finish)

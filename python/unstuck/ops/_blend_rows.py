@@ -45,6 +45,15 @@ class Group(NamedTuple):
     total_steps: float = 0.0
 
 
+def as_group(x: Any) -> Group:
+    """Return a tuple as a group, or raise."""
+    if not isinstance(x, tuple):
+        raise TypeError(f"group must be a Group, not {shown(x)}")
+    if len(x) != len(Group._fields):
+        raise ValueError(f"group must have {len(Group._fields)} fields, not {len(x)}")
+    return x if isinstance(x, Group) else Group(*x)
+
+
 class Rows(NamedTuple):
     """The tensors of one group: lists with one entry a parameter, or empty where optional."""
 

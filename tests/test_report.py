@@ -134,7 +134,8 @@ def test_build_without_openmp_and_without_the_exchange_api(built):
     built.info.openmp = False
     built.patch.setattr(_native, "direct", set())
     cpu = section(report(), "CPU")
-    assert "no OpenMP, so one thread" in cpu
+    assert "built with GNU 13.2.0, no OpenMP\n" in cpu
+    assert "threads          1\n" in cpu
     assert "libomp-dev" in cpu
     assert "read through Python calls" in cpu
     assert "install torch 2.10 or newer" in cpu

@@ -69,17 +69,18 @@ def _cpu() -> _Section:
             [("module", f"none ({_native.cpu_missing})")],
             [remedy],
         )
-    facts, remedies = [], _version_remedy(module)
+    facts, remedies, threads = [], _version_remedy(module), torch.get_num_threads()
     if info is not None:
-        openmp = "OpenMP" if info.openmp else "no OpenMP, so one thread"
+        openmp = "OpenMP" if info.openmp else "no OpenMP"
         sanitized = ", with AddressSanitizer and UBSan (slow)" if info.sanitized else ""
         facts.append(("module", f"built with {info.cxx}, {openmp}{sanitized}"))
         if not info.openmp:
+            threads = 1
             remedies.append(
                 f"install the compiler's OpenMP library (libomp-dev for clang), then {_REINSTALL}"
             )
     facts.append(("instruction set", module.instruction_set()))
-    facts.append(("threads", str(torch.get_num_threads())))
+    facts.append(("threads", str(threads)))
     if "_C" in _native.direct:
         facts.append(("tensors", "read through the DLPack exchange API"))
     else:

@@ -129,7 +129,7 @@ def check_gate_units(group: dict[str, Any]) -> None:
             f"the gate of this parameter group was made for {group['gate_units']} elements, but its "
             f"parameters have {units} now; bring new parameters in with add_param_group()"
         )
-    group["gate_units"] = units
+    group["gate_units"], group["idle"] = units, []
     gate_ops.units_of(group["gate_state"], hidden_of(group))[0, Unit.NUMEL] = units[0]
 
 

@@ -26,6 +26,7 @@ class Row:
     p: Tensor
     grad: Tensor
     group: int
+    position: int  # in its group
     unit: int
 
 
@@ -42,9 +43,25 @@ def collect(optimizer: DynamicBlend, grads: list[Tensor | None] | None = None) -
             layout.check_parameter("DynamicBlend", p)
             layout.check_gradient("DynamicBlend", p, grad)
             unit = position if group["per_tensor"] and group["gate_state"] is not None else 0
-            rows.append(Row(p, grad, index, unit))
+            rows.append(Row(p, grad, index, position, unit))
         blend_state.check_gate_units(group)
     return rows
+
+
+def had_previous(optimizer: DynamicBlend, rows: list[Row]) -> list[bool]:
+    """Return which of them the last step of their group moved."""
+    idle = [set(group["idle"]) for group in optimizer.param_groups]
+    return [row.position not in idle[row.group] for row in rows]
+
+
+def remember_idle(optimizer: DynamicBlend, rows: list[Row]) -> None:
+    """Note what this step leaves alone: its last update is then not that of the group's alpha."""
+    moved: dict[int, set[int]] = {}
+    for row in rows:
+        moved.setdefault(row.group, set()).add(row.position)
+    for index, positions in moved.items():
+        group = optimizer.param_groups[index]
+        group["idle"] = [i for i in range(len(group["params"])) if i not in positions]
 
 
 @dataclass
@@ -77,7 +94,8 @@ class _Batch:
 
 
 def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) -> _Batch:
-    out = _Batch([], [], [], [], [], [], [], [], [], [], [])
+    moved = had_previous(optimizer, rows)
+    out = _Batch([], [], [], [], [], [], [], [], moved, [], [])
     columns = [(out.exp_avgs, "exp_avg"), (out.exp_avg_sqs, "exp_avg_sq")]
     columns += [(out.momentum_buffers, "momentum_buffer")] if mode[0] else []
     columns += [(out.directions, "sgd_direction")] if mode[1] else []
@@ -105,7 +123,6 @@ def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) ->
             column.append(fit)
         out.steps.append(state["step"])
         out.units.append(row.unit)
-        out.had_previous.append(id(row.p) not in optimizer._idle)
         out.written.append(row.p)
     return out
 
@@ -157,7 +174,7 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
             kept.copy_(packed)
     if not torch.compiler.is_compiling():
         optimizer._plan = None
-    optimizer._remember_idle(rows)
+    remember_idle(optimizer, rows)
     optimizer._advance(active)
     for group in gated:
         gradient_gate.learn(group, found_inf)

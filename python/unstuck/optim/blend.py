@@ -163,7 +163,6 @@ class DynamicBlend(Optimizer):
             differentiable=differentiable,
         )
         self._forget()
-        self._idle: set[int] = set()  # ids of what its group's last step left where it was
         super().__init__(params, defaults)
         self._step_supports_amp_scaling = not foreach
 
@@ -213,7 +212,6 @@ class DynamicBlend(Optimizer):
         self.__dict__.setdefault("_schedules", {})
         super().__setstate__(state)
         self._step_supports_amp_scaling = not self.defaults["foreach"]
-        self._idle = {id(g["params"][i]) for g in self.param_groups for i in g["idle"]}
 
     # ------------------------------------------------------------ the gate, seen from outside
     @property
@@ -364,7 +362,7 @@ class DynamicBlend(Optimizer):
         self._plan, self._plan_device, self._plan_modes = plan, device, modes
         self._plan_params = [row.p for row in rows]
         self._plan_groups = {row.group for row in rows}
-        self._remember_idle(rows)
+        slow_step.remember_idle(self, rows)
         return plan
 
     def _plan_of(
@@ -385,17 +383,8 @@ class DynamicBlend(Optimizer):
             [s["step"] for s in states],
             [row.group for row in rows],
             [row.unit for row in rows],
-            [id(row.p) not in self._idle for row in rows],
+            slow_step.had_previous(self, rows),
         )
-
-    def _remember_idle(self, rows: list[slow_step.Row]) -> None:
-        """Note what a step leaves alone: its last update is then not that of the group's alpha."""
-        moving = {id(row.p) for row in rows}
-        for index in {row.group for row in rows}:
-            group = self.param_groups[index]
-            group["idle"] = [i for i, p in enumerate(group["params"]) if id(p) not in moving]
-            self._idle -= {id(p) for p in group["params"]}
-            self._idle |= {id(group["params"][i]) for i in group["idle"]}
 
     def _advance(self, active: set[int]) -> None:
         """Count a step of every group that has made one and has a schedule."""
@@ -411,6 +400,11 @@ class DynamicBlend(Optimizer):
         if not active:
             return blend_state.settings({**group, "gate_state": None, "alpha": 0.0}, None)
         if index in self._schedules:
+            if torch.compiler.is_compiling():
+                raise RuntimeError(
+                    "a schedule of alpha is a new number, and so a new compilation, at every step; "
+                    "pass alpha=torch.tensor(...) and fill_() it between the compiled steps"
+                )
             group["alpha"] = self._given_alpha(index)
         sums = None
         if group["gate_state"] is not None:

@@ -1,13 +1,16 @@
-"""The examples in the documentation of the package run and give what they say."""
+"""The examples in the package's documentation and in the README run and give what they say."""
 
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
 import unstuck
 
+README = Path(__file__).resolve().parents[1] / "README.md"
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 
 
@@ -26,3 +29,11 @@ def test_example(example):
     done = doctest.DocTestRunner().run(example, out=failures.append)
     assert done.failed == 0, "".join(failures)
     assert done.attempted == len(example.examples)
+
+
+def test_readme():
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+    assert len(blocks) > 1
+    names: dict[str, object] = {}
+    for block in blocks:  # each may go on from the one before
+        exec(compile(block, str(README), "exec"), names)

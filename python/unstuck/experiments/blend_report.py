@@ -74,7 +74,23 @@ class Comparison:
 
 
 def summarize(record: BlendRecord, plan: Plan, at: At = "last") -> list[Summary]:
-    """Return a row for each data set and method of the plan that has runs."""
+    """Return a row for each data set and method of the plan that has runs.
+
+    Parameters
+    ----------
+    record, plan
+        Given to and returned by :func:`unstuck.experiments.run_study`.
+    at : {"last", "best"}
+        The last epoch, or each run's epoch of lowest validation loss.
+
+    Examples
+    --------
+    >>> from unstuck.experiments import Plan, run_study
+    >>> least = dict(seeds=1, trials=1, tuning_seeds=1, epochs=1)
+    >>> plan = Plan(data=("digits",), methods=("adam",), **least)
+    >>> summarize(run_study(plan), plan)[0].method
+    'adam'
+    """
     rows = []
     for data in plan.data:
         for method in plan.methods:
@@ -119,6 +135,27 @@ def compare(
 
     Data sets without a run of either are left out. A diverged baseline counts as infinite, a
     diverged gate as :data:`math.inf` too, so that divergence is never an advantage.
+
+    Parameters
+    ----------
+    record, plan
+        Given to and returned by :func:`unstuck.experiments.run_study`.
+    gate : str
+        The method to compare.
+    loss : {"validation_loss", "test_loss"}
+        The loss that is compared.
+    at : {"last", "best"}
+        The last epoch, or each run's epoch of lowest validation loss.
+    against : str
+        The role of the methods to compare with, as in :data:`unstuck.experiments.METHODS`.
+
+    Examples
+    --------
+    >>> from unstuck.experiments import Plan, run_study
+    >>> least = dict(seeds=1, trials=1, tuning_seeds=1, epochs=1)
+    >>> plan = Plan(data=("digits",), methods=("gate", "adam"), **least)
+    >>> compare(run_study(plan), plan, "gate")[0].baseline
+    'adam'
     """
     found = []
     for data in plan.data:
@@ -143,7 +180,21 @@ def compare(
 
 
 def markdown(record: BlendRecord, plan: Plan) -> str:
-    """Write the study as markdown: a table for each data set, then the comparisons."""
+    """Write the study as markdown: a table for each data set, then the comparisons.
+
+    Parameters
+    ----------
+    record, plan
+        Given to and returned by :func:`unstuck.experiments.run_study`.
+
+    Examples
+    --------
+    >>> from unstuck.experiments import Plan, run_study
+    >>> least = dict(seeds=1, trials=1, tuning_seeds=1, epochs=1)
+    >>> plan = Plan(data=("digits",), methods=("adam",), **least)
+    >>> print(markdown(run_study(plan), plan).splitlines()[0])
+    # Blend study, honest protocol
+    """
     made = record.made
     trials = f"{plan.trials} Optuna trials a method"
     how = {

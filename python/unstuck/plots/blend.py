@@ -36,6 +36,15 @@ def blend_figure(record: BlendRecord, plan: Plan, roles: dict[str, str]) -> Figu
     ------
     MissingExtraError
         When matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from unstuck.experiments import Plan, run_study
+    >>> least = dict(seeds=1, trials=1, tuning_seeds=1, epochs=1)
+    >>> plan = Plan(data=("digits",), methods=("adam",), **least)
+    >>> figure = blend_figure(run_study(plan), plan, {"adam": "baseline"})
+    >>> len(figure.axes)
+    2
     """
     make_figure = require("matplotlib.figure", extra="plots", purpose="the figure").Figure
     names = list(plan.data)

@@ -190,6 +190,11 @@ def test_setting_sgd_lr_renews_the_ratio():
     train(fresh, twins, range(3))
     assert_same(params, twins)
     assert "sgd_lr" not in changed.param_groups[0]
+    changed.param_groups[0].update(lr=0.0, sgd_lr=0.1)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=r"sgd_lr=0\.1 was set while lr is 0"):
+        train(changed, params, [3])
+    assert_same([p.detach() for p in params], before)
 
 
 @pytest.mark.parametrize("fused", [None, False], ids=["native", "plain"])

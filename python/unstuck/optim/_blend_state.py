@@ -57,7 +57,7 @@ def check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
         raise ValueError("alpha and gate exclude each other: a given alpha needs no gate")
     if group["alpha"] is not None and group["per_tensor"]:
         raise ValueError("per_tensor=True is for the gate; with alpha= make parameter groups")
-    if float(group["lr"]) == 0 and group["sgd_lr"] != 0:
+    if validate.number(group["lr"]) == 0 and group["sgd_lr"] != 0:
         raise ValueError(
             "lr is 0, so the ratio sgd_lr / lr that schedulers keep is undefined; pass a positive lr "
             "(alpha=0 switches the Adam part off)"
@@ -66,7 +66,7 @@ def check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 def complete_group(group: dict[str, Any]) -> None:
     """Turn the settings of a new group into what is kept, and check its parameters."""
-    lr = float(group["lr"])
+    lr = validate.number(group["lr"])
     group["sgd_lr_ratio"] = group.pop("sgd_lr") / lr if lr else 0.0
     group["moment_beta"] = None
     group["schedule_step"] = 0
@@ -174,7 +174,12 @@ def settings(group: dict[str, Any], sums: Tensor | None) -> blend.Group:
     """Return a group's settings as the kernels read them."""
     if "sgd_lr" in group:  # set by hand: renew the ratio
         validate.non_negative("sgd_lr", group["sgd_lr"])
-        group["sgd_lr_ratio"] = group.pop("sgd_lr") / float(group["lr"])
+        if (rate := validate.number(group["lr"])) == 0:
+            raise ValueError(
+                f"sgd_lr={group['sgd_lr']} was set while lr is 0, so their ratio is undefined; set lr "
+                "first, or the ratio itself (sgd_lr_ratio)"
+            )
+        group["sgd_lr_ratio"] = group.pop("sgd_lr") / rate
     lr, alpha = group["lr"], group["alpha"]
     beta1, beta2 = group["betas"]
     gate = group["gate"] or {}

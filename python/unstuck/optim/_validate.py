@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def number(value: float | Tensor) -> float:
+    """Return a number, or that of a tensor of one element."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
 def non_negative(name: str, value: Any) -> None:
     """Raise unless `value` is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -27,7 +32,7 @@ def learning_rate(name: str, value: Any) -> None:
             )
         if value.is_meta:
             return
-        value = float(value)
+        value = number(value)
     non_negative(name, value)
 
 
@@ -54,7 +59,7 @@ def alpha(value: Any) -> None:
             )
         if value.is_meta:
             return
-        value = float(value)
+        value = number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"alpha must be None, a number, a tensor or a function, not {value!r}")
     if not 0 <= value <= 1:

@@ -10,7 +10,8 @@
 namespace unstuck {
 
 // A Backend has: kDeviceType; `Workspace`, made from the tensors once a plan;
-// run(step, workspace, where) and hypergradient(step, workspace, where). `where` is the number of threads on the CPU, the stream on CUDA.
+// run(step, workspace, where) and hypergradient(step, workspace, where). `where` is the number of
+// threads on the CPU, the stream on CUDA.
 template <class Backend>
 class BlendPlan {
  public:
@@ -51,11 +52,11 @@ class BlendPlan {
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
-    watch_ = std::make_unique<Watch>(
-        param_groups, state,
-        std::vector<const char*>{"exp_avg", "exp_avg_sq", "momentum_buffer", "sgd_direction",
-                                 "step"},
-        table_);
+    watch_ =
+        std::make_unique<Watch>(param_groups, state,
+                                std::vector<const char*>{"exp_avg", "exp_avg_sq", "momentum_buffer",
+                                                         "sgd_direction", "step"},
+                                table_);
   }
 
   // Whether the plan still describes the optimizer; reads the gradients on the way.
@@ -145,8 +146,8 @@ class BlendPlan {
                             std::to_string(groups.size()) + " groups were given");
     const BlendGroupStep& g = groups[size_t(t.group)];
     if (g.gate && t.unit >= g.gate_config.units)
-      throw py::value_error(belongs() + "unit " + std::to_string(t.unit) +
-                            " of a gate of " + std::to_string(g.gate_config.units) + " units");
+      throw py::value_error(belongs() + "unit " + std::to_string(t.unit) + " of a gate of " +
+                            std::to_string(g.gate_config.units) + " units");
     if (hyper && !g.gate)
       throw py::value_error(Where{"groups", size_t(t.group), "gate"}.str() +
                             " is None, but a hypergradient needs a gate in every group");

@@ -10,7 +10,8 @@ namespace {
 
 void check(int error) {
   if (error)
-    throw std::runtime_error("CUDA error " + std::to_string(error) + ": " + cuda::error_text(error));
+    throw std::runtime_error("CUDA error " + std::to_string(error) + ": " +
+                             cuda::error_text(error));
 }
 
 struct CudaBackend {

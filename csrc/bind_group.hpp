@@ -3,24 +3,41 @@
 #pragma once
 #include <vector>
 
+#include "blend_step.hpp"
 #include "core/arguments.hpp"
-#include "core/blend_step.hpp"
 #include "core/table.hpp"
 
 namespace unstuck {
 
 // The fields of one group's tuple, in order; unstuck.ops.blend.Group is the Python side.
 enum GroupField {
-  kFieldLr, kFieldSgdLrRatio, kFieldBeta1, kFieldBeta2, kFieldEps, kFieldWeightDecay,
-  kFieldDecoupled, kFieldMomentum, kFieldDampening, kFieldNesterov, kFieldMaximize, kFieldAlpha,
-  kFieldGate, kFieldSums, kFieldHidden, kFieldUnits, kFieldLearn, kFieldNormalize, kFieldMetaLr,
-  kFieldTotalSteps, kGroupFields
+  kFieldLr,
+  kFieldSgdLrRatio,
+  kFieldBeta1,
+  kFieldBeta2,
+  kFieldEps,
+  kFieldWeightDecay,
+  kFieldDecoupled,
+  kFieldMomentum,
+  kFieldDampening,
+  kFieldNesterov,
+  kFieldMaximize,
+  kFieldAlpha,
+  kFieldGate,
+  kFieldSums,
+  kFieldHidden,
+  kFieldUnits,
+  kFieldLearn,
+  kFieldNormalize,
+  kFieldMetaLr,
+  kFieldTotalSteps,
+  kGroupFields
 };
 inline Where group_field(size_t index, GroupField field) {
   static const char* const names[kGroupFields] = {
-      "lr", "sgd_lr_ratio", "beta1", "beta2", "eps", "weight_decay", "decoupled", "momentum",
-      "dampening", "nesterov", "maximize", "alpha", "gate", "sums", "hidden", "units", "learn",
-      "normalize", "meta_lr", "total_steps"};
+      "lr",       "sgd_lr_ratio", "beta1",    "beta2",     "eps",     "weight_decay", "decoupled",
+      "momentum", "dampening",    "nesterov", "maximize",  "alpha",   "gate",         "sums",
+      "hidden",   "units",        "learn",    "normalize", "meta_lr", "total_steps"};
   return {"groups", index, names[field]};
 }
 
@@ -49,7 +66,8 @@ class StepArguments {
                             shown(value(kFieldLr)));
     g.sgd_lr_ratio = positive(kFieldSgdLrRatio);
     if (!std::isfinite(g.rates.lr * g.sgd_lr_ratio))
-      throw py::value_error(where(kFieldSgdLrRatio).str() + " times lr must be finite, but they are " +
+      throw py::value_error(where(kFieldSgdLrRatio).str() +
+                            " times lr must be finite, but they are " +
                             shown(value(kFieldSgdLrRatio)) + " and " + shown(value(kFieldLr)));
     g.rates.beta1 = beta(value(kFieldBeta1), where(kFieldBeta1));
     g.rates.beta2 = beta(value(kFieldBeta2), where(kFieldBeta2));

@@ -1,5 +1,5 @@
-// Reads the plain arguments of an entry point: numbers, flags, lists. Every error names the argument
-// and shows the value.
+// Reads the plain arguments of an entry point: numbers, flags, lists. Every error names the
+// argument and shows the value.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -28,7 +28,8 @@ struct Where {
 // tensor's text may be long, costly, or itself an error.
 inline std::string shown(py::handle x) {
   PyObject* o = x.ptr();
-  if (o == Py_None || PyBool_Check(o) || PyFloat_Check(o) || PyLong_Check(o) || PyUnicode_Check(o)) {
+  if (o == Py_None || PyBool_Check(o) || PyFloat_Check(o) || PyLong_Check(o) ||
+      PyUnicode_Check(o)) {
     if (PyObject* text = PyObject_ASCII(o)) {
       const auto s = std::string(py::str(py::reinterpret_steal<py::object>(text)));
       return s.size() <= 80 ? s : s.substr(0, 76) + " ...";

@@ -1,5 +1,5 @@
-// 16-bit floating point as bits: loads widen to float, stores round to nearest even. Choices are made
-// with masks, not with ?:, which compilers turn back into branches and then do not vectorise.
+// 16-bit floating point as bits: loads widen to float, stores round to nearest even. Choices are
+// made with masks, not with ?:, which compilers turn back into branches and then do not vectorise.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -75,7 +75,7 @@ UNSTUCK_HD float16 narrow<float16>(float x) {
   const uint32_t small = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
   uint32_t h = choose(magnitude < 0x38800000u, small, normal);
   h = choose(magnitude >= 0x477ff000u, 0x7c00u, h);  // 65520 and above
-  h = choose(magnitude > 0x7f800000u, 0x7e00u, h); // NaN
+  h = choose(magnitude > 0x7f800000u, 0x7e00u, h);   // NaN
   return {uint16_t(h | sign)};
 }
 

@@ -14,8 +14,7 @@
 // functions whose bodies are UNSTUCK_INLINE; elsewhere than g++ on x86-64 glibc it is nothing.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && \
     !defined(__clang__) && __GNUC__ >= 12 && !defined(UNSTUCK_NO_CLONES)
-#define UNSTUCK_CLONES \
-  __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#define UNSTUCK_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #define UNSTUCK_HAS_CLONES 1
 #else
 #define UNSTUCK_CLONES

@@ -30,9 +30,7 @@ class Reader {
   bool init(py::object torch, bool use_dlpack);
   bool ready() const { return tensor_type_ != nullptr; }
 
-  bool is_tensor(PyObject* o) const {
-    return tensor_type_ && PyObject_TypeCheck(o, tensor_type_);
-  }
+  bool is_tensor(PyObject* o) const { return tensor_type_ && PyObject_TypeCheck(o, tensor_type_); }
   bool is_plain(PyObject* o) const {  // a torch.Tensor or nn.Parameter, no other subclass
     return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_;
   }

@@ -85,9 +85,9 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
         throw py::type_error(where.str() + " must be float32, float64, bfloat16 or float16, not " +
                              std::string(py::str(o.attr("dtype"))));
       if (device_id_ >= 0 && v.device_id != device_id_)
-        throw py::value_error(where.str() + " is on " +
-                              name_of_device(v.device_type, v.device_id) + ", but " + name +
-                              "[0] is on " + name_of_device(v.device_type, device_id_) +
+        throw py::value_error(where.str() + " is on " + name_of_device(v.device_type, v.device_id) +
+                              ", but " + name + "[0] is on " +
+                              name_of_device(v.device_type, device_id_) +
                               "; one step takes the tensors of one device");
       if (!is_dense(v))
         throw py::value_error(where.str() + " must fill its memory without gaps or overlaps: " +
@@ -137,8 +137,7 @@ void TensorTable::check_disjoint() {
   for (const Column& column : columns_)
     for (size_t r = 0; r < rows_.size(); ++r)
       memory_.add(column.cells[r].data,
-                  column.scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype),
-                  {column.name, r});
+                  column.scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype), {column.name, r});
   memory_.seal();
 }
 

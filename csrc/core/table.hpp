@@ -60,7 +60,7 @@ class TensorTable {
     int64_t numel;
     DType dtype;
     int32_t ndim;
-    size_t geometry;       // where its shape and strides start in geometry_
+    size_t geometry;           // where its shape and strides start in geometry_
     void* gradient = nullptr;  // last seen, so that a known one is not checked for overlap again
   };
   bool same_geometry(const Row& row, const TensorView& v) const;

@@ -24,8 +24,8 @@ class Watch {
     for (const char* key : keys) keys_.push_back(py::str(key));
     PyObject *key, *value;
     for (Py_ssize_t at = 0; PyDict_Next(state_.ptr(), &at, &key, &value);)
-      entries_.push_back({py::reinterpret_borrow<py::object>(key),
-                          py::reinterpret_borrow<py::object>(value)});
+      entries_.push_back(
+          {py::reinterpret_borrow<py::object>(key), py::reinterpret_borrow<py::object>(value)});
     for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups_.ptr()); ++g) add_group(size_t(g), table);
     if (states_.size() != table.rows())
       throw py::value_error("param_groups has " + std::to_string(states_.size()) +
@@ -112,8 +112,10 @@ class Watch {
     const size_t row = states_.size();
     const Where where{"params", row};
     if (row >= table.rows() || table.object(0, row) != p)
-      throw py::value_error("the parameters with a gradient in param_groups are not those of the "
-                            "plan, from " + where.str() + " on");
+      throw py::value_error(
+          "the parameters with a gradient in param_groups are not those of the "
+          "plan, from " +
+          where.str() + " on");
     PyObject* inner = PyDict_GetItemWithError(state_.ptr(), p);
     if (!inner || !PyDict_Check(inner))
       throw py::value_error("state has no dict for " + where.str());

@@ -77,7 +77,7 @@ struct Lanes {
 template <class T, bool HasBuffer, Meta meta>
 struct Pass {
   using R = arithmetic_t<T>;
-  T *__restrict w, *__restrict m, *__restrict v, *__restrict buffer, *__restrict direction;
+  T* __restrict w, * __restrict m, * __restrict v, * __restrict buffer, * __restrict direction;
   const T* __restrict g;
   BlendCoefs<R> c;
 
@@ -156,9 +156,9 @@ struct Staged {
   int64_t length = 0;
 
   UNSTUCK_INLINE Staged(const Job& job, int64_t start, int64_t n) : length(n) {
-    void* const from[kArrays] = {job.t->w, job.t->m,         job.t->v,
+    void* const from[kArrays] = {job.t->w,      job.t->m,         job.t->v,
                                  job.t->buffer, job.t->direction, job.t->g};
-    void** const to[kArrays] = {&tensor.w, &tensor.m,         &tensor.v,
+    void** const to[kArrays] = {&tensor.w,      &tensor.m,         &tensor.v,
                                 &tensor.buffer, &tensor.direction, &tensor.g};
     for (int k = 0; k < kArrays; ++k) {
       home[k] = from[k] ? static_cast<T*>(from[k]) + job.offset + start : nullptr;
@@ -213,8 +213,8 @@ UNSTUCK_INLINE void run_hypergradient(const Job& job) {
         const R m = widen(pass.m[i + l]), g = R(widen(pass.g[i + l])) * pass.c.grad_scale;
         const R d = kept ? R(widen(kept[i + l])) : m * pass.c.unshare;
         square[l] += g * g;
-        inner[l] += g * previous_difference(R(widen(pass.w[i + l])), m, R(widen(pass.v[i + l])), d,
-                                            pass.c);
+        inner[l] +=
+            g * previous_difference(R(widen(pass.w[i + l])), m, R(widen(pass.v[i + l])), d, pass.c);
       }
     }
     for (int64_t l = 0; l < W; ++l) gg += double(square[l]), hyper += double(inner[l]);
@@ -229,17 +229,20 @@ UNSTUCK_INLINE void run_hypergradient(const Job& job) {
 // One compiled function a case, so that the loader can choose its instruction set.
 namespace entry {
 using Function = void (*)(const Job&);
-#define UNSTUCK_ENTRIES(T)                                                                     \
-  UNSTUCK_CLONES void T##_shared(const Job& j) { run_stored<T, false, kNoSums>(j); }                  \
-  UNSTUCK_CLONES void T##_shared_sums(const Job& j) { run_stored<T, false, kSums>(j); }               \
-  UNSTUCK_CLONES void T##_shared_direction(const Job& j) { run_stored<T, false, kSumsAndDirection>(j); } \
-  UNSTUCK_CLONES void T##_general(const Job& j) { run_stored<T, true, kNoSums>(j); }                  \
-  UNSTUCK_CLONES void T##_general_sums(const Job& j) { run_stored<T, true, kSums>(j); }               \
-  UNSTUCK_CLONES void T##_general_direction(const Job& j) { run_stored<T, true, kSumsAndDirection>(j); } \
-  UNSTUCK_CLONES void T##_hypergradient(const Job& j) { run_hypergradient<T>(j); }             \
-  constexpr Function T##_steps[2][3] = {                                                       \
-      {T##_shared, T##_shared_sums, T##_shared_direction},                                     \
-      {T##_general, T##_general_sums, T##_general_direction}};
+#define UNSTUCK_ENTRIES(T)                                                                   \
+  UNSTUCK_CLONES void T##_shared(const Job& j) { run_stored<T, false, kNoSums>(j); }         \
+  UNSTUCK_CLONES void T##_shared_sums(const Job& j) { run_stored<T, false, kSums>(j); }      \
+  UNSTUCK_CLONES void T##_shared_direction(const Job& j) {                                   \
+    run_stored<T, false, kSumsAndDirection>(j);                                              \
+  }                                                                                          \
+  UNSTUCK_CLONES void T##_general(const Job& j) { run_stored<T, true, kNoSums>(j); }         \
+  UNSTUCK_CLONES void T##_general_sums(const Job& j) { run_stored<T, true, kSums>(j); }      \
+  UNSTUCK_CLONES void T##_general_direction(const Job& j) {                                  \
+    run_stored<T, true, kSumsAndDirection>(j);                                               \
+  }                                                                                          \
+  UNSTUCK_CLONES void T##_hypergradient(const Job& j) { run_hypergradient<T>(j); }           \
+  constexpr Function T##_steps[2][3] = {{T##_shared, T##_shared_sums, T##_shared_direction}, \
+                                        {T##_general, T##_general_sums, T##_general_direction}};
 UNSTUCK_ENTRIES(float)
 UNSTUCK_ENTRIES(double)
 UNSTUCK_ENTRIES(bfloat16)
@@ -248,18 +251,26 @@ UNSTUCK_ENTRIES(float16)
 
 Function step(DType dtype, bool has_buffer, Meta meta) {
   switch (dtype) {
-    case DType::f32: return float_steps[has_buffer][meta];
-    case DType::f64: return double_steps[has_buffer][meta];
-    case DType::bf16: return bfloat16_steps[has_buffer][meta];
-    default: return float16_steps[has_buffer][meta];
+    case DType::f32:
+      return float_steps[has_buffer][meta];
+    case DType::f64:
+      return double_steps[has_buffer][meta];
+    case DType::bf16:
+      return bfloat16_steps[has_buffer][meta];
+    default:
+      return float16_steps[has_buffer][meta];
   }
 }
 Function hypergradient(DType dtype) {
   switch (dtype) {
-    case DType::f32: return float_hypergradient;
-    case DType::f64: return double_hypergradient;
-    case DType::bf16: return bfloat16_hypergradient;
-    default: return float16_hypergradient;
+    case DType::f32:
+      return float_hypergradient;
+    case DType::f64:
+      return double_hypergradient;
+    case DType::bf16:
+      return bfloat16_hypergradient;
+    default:
+      return float16_hypergradient;
   }
 }
 }  // namespace entry
@@ -309,8 +320,7 @@ void sum_partials(const BlendStep& step, const std::vector<Chunk>& chunks,
     for (; i < chunks.size() && chunks[i].tensor == tensor; ++i)
       for (int k = 0; k < kBlendSums; ++k) sums[k] += partials[i * kBlendSums + k];
     if (!group.sums) continue;
-    if (correct)
-      correct_sums(sums, bias_correction(group.group.rates.beta1, double(*t.step) + 1));
+    if (correct) correct_sums(sums, bias_correction(group.group.rates.beta1, double(*t.step) + 1));
     double* out = group.sums + int64_t(t.unit) * kBlendSums;
     for (int k = 0; k < kBlendSums; ++k) out[k] += sums[k];
   }

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/blend_step.hpp"
+#include "blend_step.hpp"
 #include "core/parallel.hpp"
 
 namespace unstuck::cpu {

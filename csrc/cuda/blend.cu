@@ -1,6 +1,6 @@
 // The blend step on CUDA: one launch for all tensors of a parameter group, see math/blend.hpp for
-// the formula. A block steps one chunk of one tensor; the last block to finish adds the blocks' sums
-// up, counts the steps, and lets the gate learn and decide.
+// the formula. A block steps one chunk of one tensor; the last block to finish adds the blocks'
+// sums up, counts the steps, and lets the gate learn and decide.
 #include "cuda/blend.hpp"
 
 #include <algorithm>
@@ -37,7 +37,7 @@ constexpr uint32_t kHadPrevious = 1u << 31, kAligned = 1u << 30, kUnitMask = kAl
 
 struct Tail {
   const float *loss_scale, *found_inf;
-  double* partials;   // [chunks of the launch, kBlendSums]
+  double* partials;  // [chunks of the launch, kBlendSums]
   unsigned* ticket;
   bool first, last, finish;
 };
@@ -61,8 +61,12 @@ struct Step {
   const T* g;
 
   __device__ Step(const LaunchPack& pack, int t)
-      : w((T*)pack.w[t]), m((T*)pack.m[t]), v((T*)pack.v[t]), buffer((T*)pack.buffer[t]),
-        direction((T*)pack.direction[t]), g((const T*)pack.g[t]) {}
+      : w((T*)pack.w[t]),
+        m((T*)pack.m[t]),
+        v((T*)pack.v[t]),
+        buffer((T*)pack.buffer[t]),
+        direction((T*)pack.direction[t]),
+        g((const T*)pack.g[t]) {}
 
   // kVector elements, or one.
   template <class V, int N>
@@ -113,7 +117,9 @@ struct Hypergradient {
   const T *w, *m, *v, *kept, *g;
 
   __device__ Hypergradient(const LaunchPack& pack, int t)
-      : w((const T*)pack.w[t]), m((const T*)pack.m[t]), v((const T*)pack.v[t]),
+      : w((const T*)pack.w[t]),
+        m((const T*)pack.m[t]),
+        v((const T*)pack.v[t]),
         kept((const T*)(pack.direction[t] ? pack.direction[t] : pack.buffer[t])),
         g((const T*)pack.g[t]) {}
 
@@ -156,8 +162,7 @@ __device__ BlendCoefs<R> coefficients(const LaunchPack& pack, const BlendGroupSt
   BlendRates previous{};
   bool has_previous = false;
   if (group.gate) {
-    const double* unit =
-        gate_unit(group.gate, group.gate_config.hidden, pack.unit[t] & kUnitMask);
+    const double* unit = gate_unit(group.gate, group.gate_config.hidden, pack.unit[t] & kUnitMask);
     alpha = unit[kAlpha];
     previous_alpha = unit[kAlphaPrev];
     previous = gate_previous_rates(group.gate);
@@ -266,7 +271,8 @@ template <class T>
 void launch_step(const LaunchPack& pack, const BlendGroupStep& group, const Tail& tail,
                  uint32_t blocks, cudaStream_t stream, bool buffer, Meta meta) {
   if (buffer) {
-    if (meta == kNoSums) return launch<T, Step<T, true, kNoSums>>(pack, group, tail, blocks, stream);
+    if (meta == kNoSums)
+      return launch<T, Step<T, true, kNoSums>>(pack, group, tail, blocks, stream);
     if (meta == kSums) return launch<T, Step<T, true, kSums>>(pack, group, tail, blocks, stream);
     return launch<T, Step<T, true, kSumsAndDirection>>(pack, group, tail, blocks, stream);
   }
@@ -306,8 +312,8 @@ int run(const BlendStep& step, const Launches& launches, void* stream, bool hype
       pack.step[i] = t.step;
       pack.numel[i] = t.numel;
       pack.first_chunk[i] = chunk;
-      pack.unit[i] = uint32_t(t.unit) | (t.had_previous ? kHadPrevious : 0u) |
-                     (aligned(t) ? kAligned : 0u);
+      pack.unit[i] =
+          uint32_t(t.unit) | (t.had_previous ? kHadPrevious : 0u) | (aligned(t) ? kAligned : 0u);
       chunk += chunks_of(t.numel);
     }
     const BlendGroupStep& group = step.groups[l.group];
@@ -323,10 +329,17 @@ int run(const BlendStep& step, const Launches& launches, void* stream, bool hype
     const uint32_t blocks = std::max(1u, l.chunks);
     const auto s = static_cast<cudaStream_t>(stream);
     switch (kind.dtype) {
-      case DType::f32: dispatch<float>(pack, group, tail, blocks, s, kind, hyper); break;
-      case DType::f64: dispatch<double>(pack, group, tail, blocks, s, kind, hyper); break;
-      case DType::bf16: dispatch<bfloat16>(pack, group, tail, blocks, s, kind, hyper); break;
-      default: dispatch<float16>(pack, group, tail, blocks, s, kind, hyper);
+      case DType::f32:
+        dispatch<float>(pack, group, tail, blocks, s, kind, hyper);
+        break;
+      case DType::f64:
+        dispatch<double>(pack, group, tail, blocks, s, kind, hyper);
+        break;
+      case DType::bf16:
+        dispatch<bfloat16>(pack, group, tail, blocks, s, kind, hyper);
+        break;
+      default:
+        dispatch<float16>(pack, group, tail, blocks, s, kind, hyper);
     }
     if (const cudaError_t error = cudaGetLastError()) return int(error);
   }
@@ -366,9 +379,7 @@ Launches::Launches(const std::vector<BlendTensor>& tensors) {
   }
 }
 
-int64_t Launches::workspace_size() const {
-  return partials * kBlendSums + int64_t(list.size());
-}
+int64_t Launches::workspace_size() const { return partials * kBlendSums + int64_t(list.size()); }
 
 int blend_step(const BlendStep& step, const Launches& launches, void* stream) {
   return run(step, launches, stream, false);

@@ -1,7 +1,7 @@
 #pragma once
 #include <vector>
 
-#include "core/blend_step.hpp"
+#include "blend_step.hpp"
 
 namespace unstuck::cuda {
 
@@ -10,10 +10,10 @@ namespace unstuck::cuda {
 struct Launch {
   std::vector<uint32_t> rows;
   int32_t group;
-  bool last_of_group;      // this launch ends the group's step
-  bool first_of_group;     // this one starts its sums
-  uint32_t chunks;         // blocks
-  int64_t first_partial;   // where its blocks leave their sums
+  bool last_of_group;     // this launch ends the group's step
+  bool first_of_group;    // this one starts its sums
+  uint32_t chunks;        // blocks
+  int64_t first_partial;  // where its blocks leave their sums
 };
 
 struct Launches {

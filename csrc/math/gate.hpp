@@ -35,25 +35,25 @@ enum GateHeader {
   kHeader = 16
 };
 enum GateFeature {
-  kCosGradSgd,    // cosine of gradient and SGD direction
-  kCosGradAdam,   // of gradient and Adam direction
-  kCosSgdAdam,    // of the two directions
-  kGradTrend,     // log of the gradient norm over its running mean, within +-3
-  kCoherence,     // norm of the SGD direction times (1 - momentum), over the same mean, at most 3
-  kAdamRms,       // root mean square of the Adam direction, at most 3
-  kHyperCos,      // cosine of the gradient and the previous u_adam - u_sgd
-  kLossTrend,     // fast over slow running mean of the loss, minus 1, within +-1
-  kProgress,      // share of total_steps, or t / (t + 1000)
+  kCosGradSgd,   // cosine of gradient and SGD direction
+  kCosGradAdam,  // of gradient and Adam direction
+  kCosSgdAdam,   // of the two directions
+  kGradTrend,    // log of the gradient norm over its running mean, within +-3
+  kCoherence,    // norm of the SGD direction times (1 - momentum), over the same mean, at most 3
+  kAdamRms,      // root mean square of the Adam direction, at most 3
+  kHyperCos,     // cosine of the gradient and the previous u_adam - u_sgd
+  kLossTrend,    // fast over slow running mean of the loss, minus 1, within +-1
+  kProgress,     // share of total_steps, or t / (t + 1000)
   kFeatures
 };
 enum GateUnit {
-  kAlpha,        // for the next step
-  kAlphaPrev,    // of the last step
-  kHypergrad,    // dL'/dalpha of the step before, by the last gradient
-  kGradMean,     // running mean of the gradient norm
-  kDiffNormSq,   // |u_adam - u_sgd|^2 of the last step
-  kNumel,        // elements in this unit
-  kPhiPrev,      // features that gave kAlphaPrev
+  kAlpha,                       // for the next step
+  kAlphaPrev,                   // of the last step
+  kHypergrad,                   // dL'/dalpha of the step before, by the last gradient
+  kGradMean,                    // running mean of the gradient norm
+  kDiffNormSq,                  // |u_adam - u_sgd|^2 of the last step
+  kNumel,                       // elements in this unit
+  kPhiPrev,                     // features that gave kAlphaPrev
   kPhi = kPhiPrev + kFeatures,  // features that gave kAlpha
   kUnit = kPhi + kFeatures
 };
@@ -72,7 +72,9 @@ struct SingleThread {
 };
 
 UNSTUCK_HD int gate_parameters(int hidden) { return hidden ? hidden * (kFeatures + 2) + 1 : 0; }
-UNSTUCK_HD int gate_units_offset(int hidden) { return kHeader + 4 * gate_parameters(hidden) + hidden; }
+UNSTUCK_HD int gate_units_offset(int hidden) {
+  return kHeader + 4 * gate_parameters(hidden) + hidden;
+}
 UNSTUCK_HD int64_t gate_size(int hidden, int64_t units) {
   return gate_units_offset(hidden) + units * kUnit;
 }
@@ -191,7 +193,8 @@ UNSTUCK_HD void gate_features(double* gate, double* unit, const double* s, const
           ? clamp((gate[kLossFast] - gate[kLossSlow]) / fabs(gate[kLossSlow]), -1.0, 1.0)
           : 0.0;
   const double t = gate[kSteps];
-  phi[kProgress] = config.total_steps > 0 ? clamp(t / config.total_steps, 0.0, 1.0) : t / (t + 1000);
+  phi[kProgress] =
+      config.total_steps > 0 ? clamp(t / config.total_steps, 0.0, 1.0) : t / (t + 1000);
   for (int f = 0; f < kFeatures; ++f)
     if (phi[f] - phi[f] != 0) phi[f] = 0;  // NaN or infinite sums say nothing
   const double lr = group.rates.lr, sgd_lr = group.rates.sgd_lr;

@@ -125,7 +125,7 @@ template <bool HasBuffer, class R>
 UNSTUCK_HD void blend_element(R& w, R grad, R& m, R& v, R& buffer, R& g, R& a, R& d,
                               const BlendCoefs<R>& c) {
   g = grad * c.grad_scale;
-  const R x = g + c.l2 * w;
+  const R x = c.l2 != R(0) ? g + c.l2 * w : g;  // a parameter may be infinite: 0 * w is NaN
   m = m + c.one_minus_beta1 * (x - m);
   v = c.beta2 * v + c.one_minus_beta2 * (x * x);
   a = adam_direction(m, v, c.rsqrt_correction2, c.eps);
@@ -141,7 +141,8 @@ UNSTUCK_HD void blend_element(R& w, R grad, R& m, R& v, R& buffer, R& g, R& a, R
 template <class R>
 UNSTUCK_HD R previous_difference(R w, R m, R v, R d, const BlendCoefs<R>& c) {
   const R a = adam_direction(m, v, c.prev_rsqrt_correction2, c.prev_eps);
-  return c.prev_adam * a - c.prev_sgd * d + c.prev_param * w;
+  const R difference = c.prev_adam * a - c.prev_sgd * d;
+  return c.prev_param != R(0) ? difference + c.prev_param * w : difference;
 }
 
 // The sums over all elements from which the gate's features and the hypergradient are made:

@@ -36,7 +36,7 @@ class Case:
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
     finish: bool = True
-    storages: list[torch.UntypedStorage] = field(default_factory=list)
+    storages: list[torch.UntypedStorage] = field(default_factory=list, repr=False)
 
     @property
     def rows(self) -> tuple[Any, ...]:

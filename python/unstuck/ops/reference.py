@@ -66,7 +66,7 @@ def _previous_difference(
     difference = (
         (adam_rate * (1 + shrink * alpha)).to(w.dtype) * a
         - (sgd_lr * (1 - shrink * (1 - alpha))).to(w.dtype) * d
-        + shrink.to(w.dtype) * w
+        + torch.where(shrink != 0, shrink.to(w.dtype) * w, 0.0)  # w may be infinite
     )
     valid = (gate[Header.PREV_VALID] != 0) & (t > 0)
     return torch.where(valid, difference, 0.0)

@@ -24,6 +24,7 @@ from unstuck.ops._blend_rows import Group, Rows
 __all__ = [
     "Group",
     "Plan",
+    "Rows",
     "finish",
     "hypergradient",
     "native_ready",

@@ -25,7 +25,9 @@ def create(group: dict[str, Any], inputs: int, device: torch.device) -> dict[str
     gate = group["gate"]
     hidden = int(gate["hidden"])
     if group["per_tensor"]:
-        raise ValueError("Gate(features='gradient') gives one alpha a group: per_tensor must be False")
+        raise ValueError(
+            "Gate(features='gradient') gives one alpha a group: per_tensor must be False"
+        )
     if any(layout.is_shard(p) for p in group["params"]):
         raise ValueError("Gate(features='gradient') cannot read sharded parameters; use 'summary'")
     if hidden * inputs > MOST_WEIGHTS:

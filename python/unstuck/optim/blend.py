@@ -9,24 +9,23 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from unstuck.ops import _native, blend
+from unstuck.ops import blend
 from unstuck.ops import gate as gate_ops
 from unstuck.ops.gate import Header, Unit
+from unstuck.optim import _blend_plan as blend_plan
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
-from unstuck.optim import _layout as layout
 from unstuck.optim import _slow_step as slow_step
-from unstuck.optim import _validate as validate
 from unstuck.optim.gate import Gate
 
 __all__ = ["DynamicBlend"]
 
 
 class DynamicBlend(Optimizer):
-    r"""Blend of Adam and SGD-momentum, :math:`w \leftarrow w - [\alpha\,\mathrm{lr}\,a +
-    (1-\alpha)\,\mathrm{sgd\_lr}\,d]`.
+    r"""Blend of Adam and SGD-momentum in one fused step.
 
-    With the gradient :math:`g` at step :math:`t`,
+    :math:`w \leftarrow w - [\alpha\,\mathrm{lr}\,a + (1-\alpha)\,\mathrm{sgd\_lr}\,d]`, where, with
+    the gradient :math:`g` at step :math:`t`,
 
     .. math::
         m &\leftarrow \beta_1 m + (1-\beta_1) g, \qquad
@@ -65,8 +64,8 @@ class DynamicBlend(Optimizer):
     decoupled_weight_decay : bool
         See `weight_decay`.
     alpha : float, Tensor or callable, optional
-        Share of Adam in [0, 1]: a constant, a tensor of one number, or a function of the step count.
-        None leaves it to the gate.
+        Share of Adam in [0, 1]: a constant, a tensor of one number, or a function of the step
+        count. None leaves it to the gate.
     gate : Gate, optional
         How the gate looks and learns; None means ``Gate()``. Not together with `alpha`.
     per_tensor : bool
@@ -74,7 +73,8 @@ class DynamicBlend(Optimizer):
     maximize : bool
         Ascend instead of descend.
     foreach : bool, optional
-        True uses torch's multi-tensor operations instead of the native kernel (`alpha` must be given).
+        True uses torch's multi-tensor operations instead of the native kernel (`alpha` must be
+        given).
     fused : bool, optional
         True insists on the native kernel, False uses plain torch tensor by tensor; None takes the
         native kernel where there is one.
@@ -201,11 +201,10 @@ class DynamicBlend(Optimizer):
         self._sums: dict[int, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = cast("dict[str, Any]", super().__getstate__())  # type: ignore[no-untyped-call]
-        return {**state, "_schedules": self._schedules}
+        return {**super().__getstate__(), "_schedules": self._schedules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        defaults = state.get("defaults", self.__dict__.get("defaults"))
+        defaults = {**self.__dict__, **state}["defaults"]
         for group in state["param_groups"]:
             blend_state.adopt_group(group, defaults)
         self._forget()
@@ -241,9 +240,7 @@ class DynamicBlend(Optimizer):
     def hypergradient(self) -> list[Tensor | None]:
         """Last dL'/dalpha: one tensor a group, of shape (units,), or None without a gate."""
         return [
-            None
-            if group["gate_state"] is None
-            else self._records(group)[:, Unit.HYPERGRAD].clone()
+            None if group["gate_state"] is None else self._records(group)[:, Unit.HYPERGRAD].clone()
             for group in self.param_groups
         ]
 
@@ -262,7 +259,7 @@ class DynamicBlend(Optimizer):
                 group["gate_state"][Header.LOSS] = value
 
     # ------------------------------------------------------------ steps
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step.
 
         Parameters
@@ -318,7 +315,7 @@ class DynamicBlend(Optimizer):
         rows = None if ready else slow_step.collect(self)  # raises before anything has changed
         modes = [blend_state.resolve_mode(self, group) for group in self.param_groups]
         if not ready or modes != self._plan_modes:
-            plan = self._build(slow_step.collect(self) if rows is None else rows, modes)
+            plan = blend_plan.build(self, slow_step.collect(self) if rows is None else rows, modes)
         if plan is None:
             slow_step.step(self, grad_scale, found_inf)
             return
@@ -337,54 +334,6 @@ class DynamicBlend(Optimizer):
     def _wants_plain_torch(self) -> bool:
         d = self.defaults
         return bool(d["differentiable"] or d["foreach"] or d["fused"] is False)
-
-    def _build(
-        self, rows: list[slow_step.Row], modes: list[tuple[bool, bool]]
-    ) -> blend.Plan | None:
-        """Return a plan of everything that has a gradient, or None when the slow way must do."""
-        self._plan = None
-        devices = {row.p.device for row in rows}
-        if len(devices) > 1 or not all(layout.is_plain(row.p) for row in rows):
-            return None
-        device = next(iter(devices), torch.device("cpu"))
-        if not blend.native_ready(device):
-            return None
-        known = set(self.state)
-        try:
-            plan = self._plan_of(rows, modes, device)
-        except Exception:
-            for p in [p for p in self.state if p not in known]:
-                del self.state[p]
-            raise
-        plan.watch(self.param_groups, self.state)
-        if not plan.ready(self.param_groups, self.state):
-            return None  # a gradient of another layout
-        self._plan, self._plan_device, self._plan_modes = plan, device, modes
-        self._plan_params = [row.p for row in rows]
-        self._plan_groups = {row.group for row in rows}
-        slow_step.remember_idle(self, rows)
-        return plan
-
-    def _plan_of(
-        self, rows: list[slow_step.Row], modes: list[tuple[bool, bool]], device: torch.device
-    ) -> blend.Plan:
-        for row in rows:
-            blend_state.prepare(self, row.p, self.param_groups[row.group], modes[row.group])
-        states = [self.state[row.p] for row in rows]
-        buffered = [modes[row.group][0] for row in rows]
-        directed = [modes[row.group][1] for row in rows]
-        return blend.plan_for(
-            device,
-            [row.p for row in rows],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [s["momentum_buffer"] if b else None for s, b in zip(states, buffered, strict=True)],
-            [s["sgd_direction"] if d else None for s, d in zip(states, directed, strict=True)],
-            [s["step"] for s in states],
-            [row.group for row in rows],
-            [row.unit for row in rows],
-            slow_step.had_previous(self, rows),
-        )
 
     def _advance(self, active: set[int]) -> None:
         """Count a step of every group that has made one and has a schedule."""

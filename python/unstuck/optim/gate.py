@@ -27,8 +27,8 @@ class Gate:
         What the gate sees. ``"summary"``: nine numbers that neither grow with the model nor depend
         on the scale of its loss (cosines between gradient, momentum and Adam direction, norms over
         their running means, trend of the loss, progress), taken from the step before, in the same
-        pass over memory. ``"gradient"``: the flattened gradient itself, as first proposed; the first
-        layer is then `hidden` times the model, so this is for small models.
+        pass over memory. ``"gradient"``: the flattened gradient itself, as first proposed; the
+        first layer is then `hidden` times the model, so this is for small models.
     mode : {"online", "held-out", "frozen"}
         Where :math:`g'` comes from: the next training batch, inside the next step; a second batch
         that you hand to :meth:`DynamicBlend.meta_step`; or nowhere, and the gate stays as it is.

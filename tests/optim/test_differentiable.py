@@ -75,9 +75,7 @@ def test_derivatives_through_several_steps(name):
             optimizer.state[p].update(state)
             optimizer.step()
             state = dict(optimizer.state[p])
-        values.append(
-            [p.detach(), *torch.autograd.grad(loss_of([p], 9), (start, alpha))]
-        )
+        values.append([p.detach(), *torch.autograd.grad(loss_of([p], 9), (start, alpha))])
     assert values[0][2].abs() > 1e-3
     assert_same(values[0], values[1], rtol=1e-9, atol=1e-12)
 

@@ -1,7 +1,7 @@
 """Group entries and per-parameter state of :class:`unstuck.optim.DynamicBlend`.
 
-A group's ``moment_beta`` is the beta1 under which ``exp_avg / (1 - beta1)`` is the momentum buffer of
-all its parameters (shared-moment mode), or None: then they have buffers of their own.
+A group's ``moment_beta`` is the beta1 under which ``exp_avg / (1 - beta1)`` is the momentum buffer
+of all its parameters (shared-moment mode), or None: then they have buffers of their own.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     for name in WAYS:
         if group[name] != defaults[name]:
             raise ValueError(
-                f"{name}={group[name]} in one parameter group: the optimizer steps all its groups in "
-                f"one way; pass {name} to its constructor"
+                f"{name}={group[name]} in one parameter group: the optimizer steps all its groups "
+                f"in one way; pass {name} to its constructor"
             )
     validate.learning_rate("lr", group["lr"])
     validate.non_negative("sgd_lr", group["sgd_lr"])
@@ -59,8 +59,8 @@ def check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
         raise ValueError("per_tensor=True is for the gate; with alpha= make parameter groups")
     if validate.number(group["lr"]) == 0 and group["sgd_lr"] != 0:
         raise ValueError(
-            "lr is 0, so the ratio sgd_lr / lr that schedulers keep is undefined; pass a positive lr "
-            "(alpha=0 switches the Adam part off)"
+            "lr is 0, so the ratio sgd_lr / lr that schedulers keep is undefined; pass a positive "
+            "lr (alpha=0 switches the Adam part off)"
         )
 
 
@@ -80,8 +80,8 @@ def complete_group(group: dict[str, Any]) -> None:
         layout.check_parameter("DynamicBlend", p)
         if p.is_conj() or p.is_neg():
             raise ValueError(
-                "a parameter is a lazily conjugated or negated view, which has no memory of its own; "
-                "pass p.resolve_conj().resolve_neg()"
+                "a parameter is a lazily conjugated or negated view, which has no memory of its "
+                "own; pass p.resolve_conj().resolve_neg()"
             )
         if group["fused"] and not p.is_meta and not blend.native_ready(p.device):
             raise RuntimeError(
@@ -126,8 +126,8 @@ def check_gate_units(group: dict[str, Any]) -> None:
         return
     if group["per_tensor"] or uses_gradient_gate(group):
         raise ValueError(
-            f"the gate of this parameter group was made for {group['gate_units']} elements, but its "
-            f"parameters have {units} now; bring new parameters in with add_param_group()"
+            f"the gate of this parameter group was made for {group['gate_units']} elements, but "
+            f"its parameters have {units} now; bring new parameters in with add_param_group()"
         )
     group["gate_units"], group["idle"] = units, []
     gate_ops.units_of(group["gate_state"], hidden_of(group))[0, Unit.NUMEL] = units[0]
@@ -176,8 +176,8 @@ def settings(group: dict[str, Any], sums: Tensor | None) -> blend.Group:
         validate.non_negative("sgd_lr", group["sgd_lr"])
         if (rate := validate.number(group["lr"])) == 0:
             raise ValueError(
-                f"sgd_lr={group['sgd_lr']} was set while lr is 0, so their ratio is undefined; set lr "
-                "first, or the ratio itself (sgd_lr_ratio)"
+                f"sgd_lr={group['sgd_lr']} was set while lr is 0, so their ratio is undefined; set "
+                "lr first, or the ratio itself (sgd_lr_ratio)"
             )
         group["sgd_lr_ratio"] = group.pop("sgd_lr") / rate
     lr, alpha = group["lr"], group["alpha"]
@@ -288,7 +288,7 @@ def prepare(
 
 
 def _prime(buffer: Tensor, p: Tensor, group: dict[str, Any]) -> None:
-    """Fill a buffer that starts late so that its first step sets it to the gradient, as SGD does."""
+    """Fill a buffer that starts late, so that its first step sets it to the gradient as in SGD."""
     if group["dampening"] and p.grad is not None:
         grad = -p.grad if group["maximize"] else p.grad
         if group["weight_decay"] and not group["decoupled_weight_decay"]:

@@ -59,9 +59,7 @@ def like(x: Tensor, model: Tensor) -> Tensor:
     """Return `x` itself where its strides are those of `model`, else a copy that has them."""
     if x.stride() == model.stride() and (torch.compiler.is_compiling() or not x.is_neg()):
         return x
-    return torch.empty_strided(
-        model.shape, model.stride(), dtype=x.dtype, device=x.device
-    ).copy_(x)
+    return torch.empty_strided(model.shape, model.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def check_parameter(name: str, p: Tensor) -> None:

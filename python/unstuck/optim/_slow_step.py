@@ -1,5 +1,7 @@
-"""The blend step for what a kept plan cannot take: complex and sharded parameters, gaps in memory,
-gradients of another layout, several devices, plain torch, and code that is being compiled.
+"""The blend step for what a kept plan cannot take.
+
+Complex and sharded parameters, gaps in memory, gradients of another layout, several devices, plain
+torch, and code that is being compiled.
 """
 
 from __future__ import annotations
@@ -78,11 +80,10 @@ class _Batch:
     units: list[int]
     had_previous: list[bool]
     copies: list[tuple[Tensor, Tensor]]
-    written: list[Tensor]
+    sharding: tuple[Any, Any] | None = None  # where a gate needs the sums of all ranks
 
-    @property
-    def tensors(self) -> tuple[Any, ...]:
-        return (
+    def rows(self) -> blend.Rows:
+        return blend.Rows(
             self.params,
             self.grads,
             self.exp_avgs,
@@ -90,12 +91,14 @@ class _Batch:
             self.momentum_buffers,
             self.directions,
             self.steps,
+            self.units,
+            self.had_previous,
         )
 
 
 def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) -> _Batch:
     moved = had_previous(optimizer, rows)
-    out = _Batch([], [], [], [], [], [], [], [], moved, [], [])
+    out = _Batch([], [], [], [], [], [], [], [], moved, [])
     columns = [(out.exp_avgs, "exp_avg"), (out.exp_avg_sqs, "exp_avg_sq")]
     columns += [(out.momentum_buffers, "momentum_buffer")] if mode[0] else []
     columns += [(out.directions, "sgd_direction")] if mode[1] else []
@@ -123,19 +126,24 @@ def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) ->
             column.append(fit)
         out.steps.append(state["step"])
         out.units.append(row.unit)
-        out.written.append(row.p)
     return out
 
 
 def _batches(optimizer: DynamicBlend, rows: list[Row]) -> list[tuple[int, _Batch]]:
     """Return one batch for each group and device."""
     modes = [blend_state.resolve_mode(optimizer, g) for g in optimizer.param_groups]
+    shardings = [  # of those groups whose gates need the sums of all ranks
+        None if g["gate_state"] is None else _sharding([r for r in rows if r.group == i])
+        for i, g in enumerate(optimizer.param_groups)
+    ]
     result = []
     for index in range(len(modes)):
         mine = [row for row in rows if row.group == index]
         for device in dict.fromkeys(row.p.device for row in mine):
             here = [row for row in mine if row.p.device == device]
-            result.append((index, _batch(optimizer, here, modes[index])))
+            batch = _batch(optimizer, here, modes[index])
+            batch.sharding = shardings[index]
+            result.append((index, batch))
     return result
 
 
@@ -158,18 +166,18 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
         settings = settings_of[index]
         device = batch.params[0].device
         scale, inf = _to(grad_scale, device), _to(found_inf, device)
-        sharded = settings.gate is not None and any(layout.is_shard(p) for p in batch.written)
-        common = (batch.units, batch.had_previous, settings)
+        sharded = batch.sharding is not None
+        tensors = batch.rows()
         if defaults["foreach"]:
-            reference.blend_foreach(*batch.tensors[:5], batch.steps, settings)
+            reference.blend_foreach(*tensors[:5], batch.steps, settings)
         elif plain:
-            reference.blend_step(*batch.tensors, *common, scale, inf)
+            reference.blend_step(*tensors, settings, scale, inf, finish=not sharded)
         else:
-            blend.step(*batch.tensors, *common, scale, inf, finish=not sharded)
-            if sharded:
-                _finish_sharded(batch, settings, meta=False, found_inf=inf)
+            blend.step(*tensors, settings, scale, inf, finish=not sharded)
             if not torch.compiler.is_compiling():
                 torch.autograd.graph.increment_version(batch.params)
+        if sharded:
+            _finish_sharded(batch, settings, meta=False, found_inf=inf)
         for kept, packed in batch.copies:
             kept.copy_(packed)
     if not torch.compiler.is_compiling():
@@ -191,16 +199,29 @@ def meta_step(optimizer: DynamicBlend, grads: list[Tensor | None] | None) -> Non
         if group["gate"] is None or group["gate"]["mode"] != "held-out":
             continue
         settings = optimizer._settings(index)._replace(learn=True)
-        sharded = any(layout.is_shard(p) for p in batch.written)
-        common = (batch.units, batch.had_previous)
+        sharded = batch.sharding is not None
         if optimizer.defaults["fused"] is False:
-            reference.blend_hypergradient(*batch.tensors, *common, settings, not sharded)
+            reference.blend_hypergradient(*batch.rows(), settings, not sharded)
         else:
-            blend.hypergradient(*batch.tensors, *common, settings, finish=not sharded)
+            blend.hypergradient(*batch.rows(), settings, finish=not sharded)
         if sharded:
             _finish_sharded(batch, settings, meta=True)
         if blend_state.uses_gradient_gate(group):
             gradient_gate.learn(group, meta=True)
+
+
+def _sharding(rows: list[Row]) -> tuple[Any, Any] | None:
+    """Return the mesh and the placements that these parameters share; None of plain ones."""
+    kinds: set[Any] = {
+        (row.p.device_mesh, row.p.placements) if layout.is_shard(row.p) else None  # type: ignore[attr-defined]
+        for row in rows
+    }
+    if len(kinds) > 1:
+        raise ValueError(
+            "a gate over parameters that are sharded in different ways; give each kind a parameter "
+            "group of its own, or pass alpha="
+        )
+    return kinds.pop() if kinds else None
 
 
 def _finish_sharded(
@@ -209,17 +230,8 @@ def _finish_sharded(
     """Add the shards' sums up over the ranks, so that every rank sets the same alpha."""
     import torch.distributed as dist
 
-    kinds = {
-        (p.device_mesh, p.placements) if layout.is_shard(p) else None  # type: ignore[attr-defined]
-        for p in batch.written
-    }
-    if len(kinds) > 1:
-        raise ValueError(
-            "a gate over parameters that are sharded in different ways; give each kind a parameter "
-            "group of its own, or pass alpha="
-        )
-    [(mesh, placements)] = kinds  # type: ignore[misc]
-    assert settings.sums is not None
+    assert batch.sharding is not None
+    mesh, placements = batch.sharding
     for dim, placement in enumerate(placements):
         if placement.is_shard():
             dist.all_reduce(settings.sums, group=mesh.get_group(dim))

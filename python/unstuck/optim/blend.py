@@ -305,13 +305,16 @@ class DynamicBlend(Optimizer):
     def _step(self) -> None:
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf):
-            return  # an overflow: everything stays as it is, what is not yet created included
-        if torch.compiler.is_compiling() or self._wants_plain_torch():
+        plain = torch.compiler.is_compiling() or self._wants_plain_torch()
+        plan = self._plan
+        ready = not plain and plan is not None and plan.ready(self.param_groups, self.state)
+        if found_inf is not None:
+            on_host = found_inf.device.type == "cpu" or bool(self._schedules)
+            if (on_host or not (ready or plain)) and bool(found_inf):
+                return  # an overflow: nothing is even created (a ready plan asks the device alone)
+        if plain:
             slow_step.step(self, grad_scale, found_inf)
             return
-        plan = self._plan
-        ready = plan is not None and plan.ready(self.param_groups, self.state)
         rows = None if ready else slow_step.collect(self)  # raises before anything has changed
         modes = [blend_state.resolve_mode(self, group) for group in self.param_groups]
         if not ready or modes != self._plan_modes:

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The kernel and core tests once under AddressSanitizer and UndefinedBehaviorSanitizer.
+#
+#   bash .ci/sanitize.sh [PYTHON]     PYTHON has torch and the extra `test`; default .venv/bin/python
+#
+# The CPU module is built with both sanitizers into a temporary folder and put before the installed
+# one. Any report ends the run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+compiler=${CXX:-g++}
+
+CXX=$compiler UNSTUCK_CUDA=OFF UNSTUCK_SANITIZE=ON \
+  "$python" -m pip install --quiet --no-deps --target "$work/site" .
+
+preload=$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libubsan.so)
+# Leaks are the interpreter's own: it frees little at its end. tests/ops/test_memory.py looks for ours.
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export PYTHONPATH=$work/site PYTHONMALLOC=malloc OMP_NUM_THREADS=2
+
+LD_PRELOAD=$preload "$python" - <<'PY'
+from unstuck import _build_info
+from unstuck.ops import _native
+
+assert _build_info.sanitized, "the installed package is in the way of the sanitized one"
+assert _native.cpu is not None, _native.cpu_missing
+print("sanitized:", _native.cpu.__file__)
+PY
+# What compiles, starts processes or runs on the emulator is left out: torch's compiler and a second
+# process do not go with the preloaded runtime, and the emulator is sanitized in its own tests.
+LD_PRELOAD=$preload "$python" -m pytest tests/ops tests/kernels -q -p no:cacheprovider \
+  -m "not slow" -k "not emulated and not compile and not opcheck and not subprocess and not memory"

@@ -53,6 +53,25 @@ def test_params_of_a_wrong_kind(info: OptimizerInfo):
         info.cls([{"params": [p]}, {"params": [p]}])
 
 
+@every_class()
+def test_groups_of_a_wrong_kind(info: OptimizerInfo):
+    optimizer = info.cls(params := make_params())
+    with pytest.raises(TypeError, match="must be a dict"):
+        optimizer.add_param_group(make_params())
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": params[:1]})
+    assert len(optimizer.param_groups) == 1
+
+
+@every_class()
+def test_a_dictionary_of_a_group_can_be_used_again(info: OptimizerInfo):
+    groups = [{"params": make_params(), "lr": 0.02}]
+    first, second = info.cls(groups), info.cls(groups)
+    for entry in info.rate_entries:
+        assert first.param_groups[0][entry] == second.param_groups[0][entry]
+    assert groups[0].keys() == {"params", "lr"}
+
+
 @pytest.mark.parametrize(("info", "settings", "error", "text"), BAD_GROUPS)
 def test_a_refused_group_leaves_the_optimizer_as_it_was(info, settings, error, text):
     params, late = make_params(), make_params(seed=1)

@@ -243,3 +243,28 @@ def test_one_cycle_moves_momentum_as_in_sgd():
         train(sgd, twins, [batch])
         cycle.step()
     assert_same(params, twins, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", [{}, {"fused": False}, {"foreach": True}], ids=str)
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_momentum_switched_on_and_off_and_on(way, scaled):
+    """Buffers that start late, with dampening, and rest in between, as in torch's SGD."""
+    params, twins = (make_params(dtype=torch.float64) for _ in range(2))
+    blend = DynamicBlend(
+        params, lr=0.02, sgd_lr=0.02, alpha=0.0, momentum=0.0, dampening=0.3, **way
+    )
+    sgd = torch.optim.SGD(twins, lr=0.02, momentum=0.0, dampening=0.3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for batch, momentum in enumerate([0.0, 0.0, 0.9, 0.9, 0.0, 0.0, 0.9, 0.5]):
+        for optimizer, mine in ((blend, params), (sgd, twins)):
+            optimizer.param_groups[0]["momentum"] = momentum
+            backward(mine, batch)
+        if scaled:
+            for p in params:
+                p.grad = scaler.scale(p.grad)
+            scaler.step(blend)
+            scaler.update()
+        else:
+            blend.step()
+        sgd.step()
+        assert_same(params, twins, rtol=1e-10, atol=1e-12)

@@ -268,7 +268,7 @@ def prepare(
             )
             state[key] = torch.zeros_like(p, memory_format=form).detach()
             if key == "momentum_buffer" and not fresh:
-                _prime(state[key], p, group)
+                _prime(state[key], p, group, getattr(optimizer, "grad_scale", None))
     for key in MOMENTS:
         if (x := state.get(key)) is None:
             continue
@@ -287,10 +287,12 @@ def prepare(
     return state
 
 
-def _prime(buffer: Tensor, p: Tensor, group: dict[str, Any]) -> None:
+def _prime(buffer: Tensor, p: Tensor, group: dict[str, Any], grad_scale: Tensor | None) -> None:
     """Fill a buffer that starts late, so that its first step sets it to the gradient as in SGD."""
     if group["dampening"] and p.grad is not None:
         grad = -p.grad if group["maximize"] else p.grad
+        if grad_scale is not None:
+            grad = grad / grad_scale.to(grad.device)
         if group["weight_decay"] and not group["decoupled_weight_decay"]:
             grad = grad + group["weight_decay"] * p.detach()
         scaled = grad * (group["dampening"] / group["momentum"])

@@ -30,7 +30,7 @@ def test_bad_settings_name_value_and_remedy(kwargs, text):
 
 def test_a_gate_on_the_gradient_refuses_large_models():
     p = torch.nn.Parameter(torch.empty(2_000_000, device="meta"))
-    with pytest.raises(ValueError, match="32 x 2000000 weights.*use features='summary'"):
+    with pytest.raises(ValueError, match=r"32 x 2000000 weights.*use features='summary'"):
         DynamicBlend([p], gate=Gate(features="gradient"))
 
 

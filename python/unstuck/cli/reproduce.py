@@ -69,7 +69,7 @@ def blend(
             "protocol those it reports, and the default gate."
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds reported. [default: 8]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds reported. [default: 16]")] = None,
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Optuna trials a method. [default: 16; source: 5, as reported]"),

@@ -73,7 +73,7 @@ class Plan:
     protocol: str = "honest"
     data: tuple[str, ...] = ("mnist1d", "digits", "mnist")
     methods: tuple[str, ...] = tuple(METHODS)
-    seeds: int = 8
+    seeds: int = 16
     trials: int = 16
     tuning_seeds: int = 2
     epochs: int = 10

@@ -149,7 +149,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             _BLEND,
             _gate("gradient", "held-out", per_tensor=False, init_alpha=0.5),
             meta=META,
-            most_inputs=100,
+            most_inputs=50,
         ),
         "alpha-half": Method("blend with alpha 0.5", "baseline", _BLEND, _fixed),
         "alpha-tuned": Method(

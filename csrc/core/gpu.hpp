@@ -4,8 +4,10 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 
+// clang-format off
 #define GPU_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ((kernel) < < < (grid), (block), (shared_bytes), (stream) >>> (__VA_ARGS__))
+  ((kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__))
+// clang-format on
 
 // A kernel parameter that no thread changes: read where it lies, never copied to local memory.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700

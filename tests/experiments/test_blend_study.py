@@ -161,10 +161,10 @@ def test_a_file_of_another_study_is_refused(tmp_path):
 
 
 def test_source_protocol_reports_the_rows_it_chose_by(trained):
-    plan = small(protocol="source", methods=("gate-source",), seeds=1)
+    plan = small(protocol="source", methods=("gate-held-out",), seeds=1)
     record = run_study(plan)
-    (run,) = record.runs["digits/gate-source"]
-    trials = record.trials["digits/gate-source/0"]
+    (run,) = record.runs["digits/gate-held-out"]
+    trials = record.trials["digits/gate-held-out/0"]
     assert len(trained) == plan.runs == 2
     assert run["last"]["validation_loss"] == pytest.approx(min(t["value"] for t in trials))
     for data, *_ in trained:
@@ -241,6 +241,8 @@ def test_plan_refuses_what_it_cannot_run():
         Plan(seeds=0)
     with pytest.raises(ValueError, match="at least one"):
         Plan(methods=())
+    with pytest.raises(ValueError, match="leaves out data with so many inputs"):
+        run_study(small(methods=("gate-source",)))
 
 
 def test_the_file_is_json_with_commit_and_date(tmp_path):

@@ -121,12 +121,13 @@ def blend(
         )
         target = _writable(out)
         BlendRecord.open(target, plan.fixed)
+        total = plan.runs
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with Live(console, plan.runs) as live:
+        with Live(console, total) as live:
             record = run_study(plan, target, live.update)
     except KeyboardInterrupt:
         console.print(f"Stopped; the same command goes on from {target}.", soft_wrap=True)

@@ -102,6 +102,11 @@ class Plan:
                 most = METHODS[name].most_inputs
                 if most is None or inputs <= most:
                     found.append((data, name))
+        if not found:
+            raise ValueError(
+                f"{', '.join(self.methods)} leaves out data with so many inputs as "
+                f"{', '.join(self.data)}: choose mnist1d, or another method"
+            )
         return found
 
     @property

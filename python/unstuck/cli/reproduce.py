@@ -228,7 +228,7 @@ def verdicts(record: BlendRecord, plan: Plan) -> list[str]:
             lines.append(
                 f"{found.data}: {loss.replace('_', ' ')} of gate is {better} than "
                 f"{found.baseline}'s by {abs(mean):.4f} ± {std:.4f}, {beyond} the spread; it "
-                f" wins {found.wins} of {found.seeds} seeds"
+                f"wins {found.wins} of {found.seeds} seeds"
             )
     return lines
 

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/half.hpp"
+#include "cpu/lanes.hpp"
 
 namespace unstuck::cpu {
 
@@ -44,38 +45,8 @@ BlendCoefs<R> convert(const BlendCoefs<double>& c) {
           R(c.prev_param)};
 }
 
-// Partial sums are kept in a fixed number of lanes whatever the vector width, and folded into
-// doubles every kFold elements: every instruction set gets the same result. One array a sum, since
-// an array of arrays keeps the compiler from vectorising.
-constexpr int64_t kFold = 1024;
 constexpr int64_t kStage = 256;
 constexpr int64_t kAhead = 256;  // elements; measured: without it the sums cost 6 % more
-template <class R>
-struct Lanes {
-  static constexpr int64_t W = 64 / int64_t(sizeof(R));
-  R gg[W] = {}, dd[W] = {}, aa[W] = {}, gd[W] = {}, ga[W] = {}, da[W] = {}, hyper[W] = {};
-
-  UNSTUCK_INLINE void add(int64_t l, R g, R d, R a, R difference) {
-    gg[l] += g * g;
-    dd[l] += d * d;
-    aa[l] += a * a;
-    gd[l] += g * d;
-    ga[l] += g * a;
-    da[l] += d * a;
-    hyper[l] += g * difference;
-  }
-  UNSTUCK_INLINE void fold(double* sums) const {
-    for (int64_t l = 0; l < W; ++l) {
-      sums[kGG] += double(gg[l]);
-      sums[kDD] += double(dd[l]);
-      sums[kAA] += double(aa[l]);
-      sums[kGD] += double(gd[l]);
-      sums[kGA] += double(ga[l]);
-      sums[kDA] += double(da[l]);
-      sums[kHyper] += double(hyper[l]);
-    }
-  }
-};
 
 template <class T, bool HasBuffer, Meta meta>
 struct Pass {

@@ -54,8 +54,12 @@ def way(
     native.init(torch)
 
 
-@pytest.fixture
-def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the ops in plain torch."""
-    monkeypatch.setattr(_native, "cpu", None)
-    monkeypatch.setattr(_native, "_warned", {"cpu", "meta"})
+@pytest.fixture(params=["native", "fallback"])
+def backend(
+    request: pytest.FixtureRequest, native: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Run the ops natively, and in plain torch."""
+    if request.param == "fallback":
+        monkeypatch.setattr(_native, "cpu", None)
+        monkeypatch.setattr(_native, "_warned", {"cpu"})
+    return str(request.param)

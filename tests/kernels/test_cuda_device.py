@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, capture, no waiting and no allocation in a step."""
+"""What only a GPU can show of the kernels: streams, another device, more than 2^31 elements."""
 
 from __future__ import annotations
 
@@ -25,21 +25,6 @@ def tensors(count: int = 5, size: int = 1000) -> list[Parameter]:
     return params
 
 
-def test_kernel_step_neither_waits_nor_allocates() -> None:
-    optimizer = DynamicBlend(tensors(), lr=torch.tensor(1e-3, device="cuda"))
-    optimizer.step()
-    optimizer.step()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
-
-
 def test_kernel_runs_on_the_current_stream() -> None:
     params = tensors(1, 10_000_000)
     optimizer = DynamicBlend(params, alpha=0.5)
@@ -54,42 +39,6 @@ def test_kernel_runs_on_the_current_stream() -> None:
     assert not stream.query()  # the host did not wait
     stream.synchronize()
     assert not torch.equal(after, expected[0])
-
-
-@pytest.mark.parametrize("alpha", [0.5, None], ids=["alpha given", "gate"])
-def test_kernel_in_a_cuda_graph(alpha: float | None) -> None:
-    torch.manual_seed(0)
-    start = [torch.randn(3000, device="cuda") for _ in range(3)]
-    grads = [torch.randn(3000, device="cuda") for _ in range(3)]
-    results = []
-    for captured in (False, True):
-        params = [Parameter(x.clone()) for x in start]
-        for p, g in zip(params, grads, strict=True):
-            p.grad = g.clone()
-        lr = torch.tensor(1e-2, device="cuda")
-        optimizer = DynamicBlend(params, lr=lr, alpha=alpha, capturable=True)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                optimizer.step()
-        torch.cuda.current_stream().wait_stream(side)
-        if captured:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                optimizer.step()
-        for t in range(5):
-            lr.fill_(1e-2 / (t + 1))
-            for p, g in zip(params, grads, strict=True):
-                p.grad.copy_(g * (t + 1))
-            if captured:
-                graph.replay()
-            else:
-                optimizer.step()
-        results.append([p.detach().clone() for p in params])
-        assert float(optimizer.state[params[0]]["step"]) == 8
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
 def test_kernel_on_another_device_than_the_current_one() -> None:

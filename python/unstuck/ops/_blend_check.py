@@ -33,10 +33,10 @@ def check(
     found_inf: Tensor | None = None,
     *,
     needs_gate: bool = False,
-) -> Group:
+) -> tuple[Rows, Group]:
     """Raise ValueError or TypeError for what the native modules would refuse.
 
-    Returns the group with plain numbers in place of whatever stood for them.
+    Returns rows and group with plain numbers in place of whatever stood for them.
     """
     device = rows.device()
     _check_numbers(group)
@@ -63,7 +63,9 @@ def check(
         if y is not None:
             _check_scalar(label, y, device, (torch.float32,))
             scalars.append((label, y))
-    for label, z in (("group.lr", group.lr), ("group.alpha", group.alpha)):
+    rates = [("group.lr", group.lr)]
+    rates += [("group.alpha", group.alpha)] if group.gate is None else []
+    for label, z in rates:
         if isinstance(z, Tensor):
             _check_scalar(label, z, device, (torch.float32, torch.float64))
             scalars.append((label, z))
@@ -75,7 +77,9 @@ def check(
     plain: dict[str, Any] = {name: float(getattr(group, name)) for name in NUMBERS}
     plain |= {name: bool(getattr(group, name)) for name in FLAGS}
     plain |= {} if isinstance(group.lr, Tensor) else {"lr": float(group.lr)}
-    return group._replace(**plain)
+    whole = [operator.index(unit) for unit in rows.units]
+    flags = [bool(value) for value in rows.had_previous]
+    return rows._replace(units=whole, had_previous=flags), group._replace(**plain)
 
 
 # ---------------------------------------------------------------- numbers

@@ -122,7 +122,7 @@ def step_now(
             [x for _, x in rows.written(group) if not x.is_inference()]
         )
         return
-    group = check(rows, group, grad_scale, found_inf)
+    rows, group = check(rows, group, grad_scale, found_inf)
     _native.warn_fallback(device)
     with torch.no_grad():
         reference.blend_step(*rows, group, grad_scale, found_inf, finish)
@@ -138,7 +138,7 @@ def hypergradient_now(rows: Rows, group: Group, finish: bool) -> None:
         written = [x for x in (group.gate, group.sums) if x is not None and not x.is_inference()]
         torch.autograd.graph.increment_version(written)
         return
-    group = check(rows, group, needs_gate=True)
+    rows, group = check(rows, group, needs_gate=True)
     _native.warn_fallback(device)
     with torch.no_grad():
         reference.blend_hypergradient(*rows, group, finish)

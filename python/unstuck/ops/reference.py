@@ -58,7 +58,7 @@ def _previous_difference(
     header = gate[: gate_ops.HEADER]
     lr, sgd_lr, beta1, beta2, eps, decay = header[Header.PREV_LR : Header.PREV_DECAY + 1].unbind()
     alpha = gate_ops.units_of(gate, group.hidden)[unit, Unit.ALPHA_PREV]
-    t = t.to(torch.float64)
+    t = t.to(torch.float64).reshape(())
     adam_rate = lr / (1 - beta1**t)
     keep = 1 - decay * (alpha * lr + (1 - alpha) * sgd_lr)
     shrink = decay * (lr - sgd_lr) / keep
@@ -107,7 +107,7 @@ def blend_step(
     finish: bool = True,
 ) -> None:
     """One step of one parameter group, tensor by tensor; see :func:`unstuck.ops.blend.step`."""
-    skip = None if found_inf is None else found_inf != 0
+    skip = None if found_inf is None else found_inf.reshape(()) != 0
     if skip is not None and params and not skip.is_cuda:
         if bool(skip):
             return
@@ -132,8 +132,8 @@ def blend_step(
         alpha = _alpha(group, units[i])
         g = -_widen(grad) if group.maximize else _widen(grad)
         if grad_scale is not None:
-            g = g / grad_scale.to(g.dtype)
-        t = count + 1
+            g = g / grad_scale.reshape(()).to(g.dtype)
+        t = count.reshape(()) + 1
         difference = None
         if group.gate is not None:
             kept = _kept_direction(group, m, b, direction)

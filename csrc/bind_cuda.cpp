@@ -46,8 +46,10 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("__version__") = UNSTUCK_VERSION;
   m.def(
       "init",
-      [](const py::object& torch, bool dlpack) { return unstuck::reader().init(torch, dlpack); },
-      py::arg("torch"), py::arg("dlpack") = true,
+      [](const py::object& torch, bool dlpack, bool handles) {
+        return unstuck::reader().init(torch, dlpack, handles);
+      },
+      py::arg("torch"), py::arg("dlpack") = true, py::arg("handles") = true,
       "Bind to the imported torch; True when tensors are read through the DLPack exchange API.");
   m.def(
       "device_status",

@@ -13,8 +13,10 @@ struct Chunk {
   int64_t offset, length;
 };
 
-// Below this many elements a second thread costs more than it brings.
-constexpr int64_t kParallelGrain = 32768;
+// Below this many elements a second thread brings less than it can cost. Measured, one thread and
+// two: 65536 elements 26 and 22 us, 131072 40 and 31 us, 1048576 187 and 130 us; but two wait for
+// the slower of them, which on a busy machine may not even be running.
+constexpr int64_t kParallelGrain = 131072;
 
 inline void cut(std::vector<Chunk>& chunks, uint32_t tensor, int64_t numel) {
   for (uint32_t c = 0; c < chunks_of(numel); ++c)

@@ -1,5 +1,7 @@
 #include "core/reader.hpp"
 
+#include "core/handle.hpp"
+
 namespace unstuck {
 
 namespace {
@@ -29,7 +31,7 @@ Reader& reader() {
   return instance;
 }
 
-bool Reader::init(py::object torch, bool use_dlpack) {
+bool Reader::init(py::object torch, bool use_dlpack, bool use_handles) {
   // These references are kept for the life of the process, as the module itself is.
   PyTypeObject* tensor_type = type_named(torch, "Tensor");
   parameter_type_ = type_named(torch.attr("nn"), "Parameter");
@@ -51,6 +53,7 @@ bool Reader::init(py::object torch, bool use_dlpack) {
     while (api && api->version.major != 1) api = api->prev;
     if (api && api->dltensor_from_py_object) api_ = api;
   }
+  Handle::init(torch, use_handles && api_);
   return api_ != nullptr;
 }
 

@@ -26,8 +26,9 @@ struct TensorView {
 
 class Reader {
  public:
-  // Binds to the imported torch. Returns whether the exchange API is used.
-  bool init(py::object torch, bool use_dlpack);
+  // Binds to the imported torch. Returns whether the exchange API is used; `use_handles` allows the
+  // cheaper second looks of core/handle.hpp beside it.
+  bool init(py::object torch, bool use_dlpack, bool use_handles);
   bool ready() const { return tensor_type_ != nullptr; }
 
   bool is_tensor(PyObject* o) const { return tensor_type_ && PyObject_TypeCheck(o, tensor_type_); }

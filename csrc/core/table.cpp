@@ -24,6 +24,10 @@ bool is_dense(const TensorView& v) {
   return true;
 }
 
+bool one_element(const TensorView& v) {
+  return std::all_of(v.shape, v.shape + v.ndim, [](int64_t n) { return n == 1; });
+}
+
 std::string list_of(const int64_t* x, int32_t n) {
   std::string s = "(";
   for (int32_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(x[i]);
@@ -45,7 +49,7 @@ std::string describe(const TensorView& v) {
 }
 
 bool TensorTable::same_geometry(const Row& row, const TensorView& v) const {
-  if (v.ndim != row.ndim || v.numel != row.numel) return false;
+  if (v.ndim != row.ndim) return false;
   const int64_t *shape = geometry_.data() + row.geometry, *strides = shape + row.ndim;
   for (int32_t d = 0; d < row.ndim; ++d)
     if (v.shape[d] != shape[d]) return false;
@@ -112,6 +116,7 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
     reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
+  if (!first) take_handles(column);
   columns_.push_back(std::move(column));
 }
 
@@ -130,7 +135,24 @@ void TensorTable::add_scalars(const char* name, const py::object& list) {
     reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
+  take_handles(column);
   columns_.push_back(std::move(column));
+}
+
+void TensorTable::take_handles(Column& column) {
+  py::list tensors;
+  for (const Cell& cell : column.cells)
+    if (cell.object) tensors.append(cell.object);
+  std::vector<Handle> handles = Handle::of(tensors);
+  size_t next = 0;
+  for (Cell& cell : column.cells) {
+    if (!cell.object) continue;
+    Handle handle = std::move(handles[next++]);
+    Handle::View v;
+    if (!handle || !handle.look(&v) || v.data != cell.data) continue;
+    cell.torch_dtype = v.dtype;
+    cell.handle = std::move(handle);
+  }
 }
 
 void TensorTable::check_disjoint() {
@@ -143,22 +165,32 @@ void TensorTable::check_disjoint() {
 
 bool TensorTable::unchanged() const {
   for (const Column& column : columns_)
-    for (size_t r = 0; r < rows_.size(); ++r) {
-      const Cell& cell = column.cells[r];
-      if (!cell.object) continue;
-      TensorView v;
-      try {
-        v = reader().read(cell.object.ptr(), {column.name, r});
-      } catch (const std::exception&) {
-        return false;  // whoever builds the next plan will say why
-      }
-      if (v.data != cell.data || v.device_type != device_type_ || v.device_id != device_id_)
-        return false;
-      if (column.scalars ? v.dtype != DType::f32 || v.numel != 1
-                         : v.dtype != rows_[r].dtype || !same_geometry(rows_[r], v))
-        return false;
-    }
+    for (size_t r = 0; r < rows_.size(); ++r)
+      if (column.cells[r].object && !unchanged(column, r)) return false;
   return true;
+}
+
+bool TensorTable::unchanged(const Column& column, size_t r) const {
+  const Cell& cell = column.cells[r];
+  TensorView v;
+  if (cell.handle) {  // on another device the memory would be elsewhere
+    Handle::View look;
+    if (!cell.handle.look(&look) || look.data != cell.data || look.dtype != cell.torch_dtype)
+      return false;
+    v.ndim = int32_t(look.ndim);
+    v.shape = look.shape;
+    v.strides = look.strides;
+  } else {
+    try {
+      v = reader().read(cell.object.ptr(), {column.name, r});
+    } catch (const std::exception&) {
+      return false;  // whoever builds the next plan will say why
+    }
+    if (v.data != cell.data || v.device_type != device_type_ || v.device_id != device_id_ ||
+        v.dtype != (column.scalars ? DType::f32 : rows_[r].dtype))
+      return false;
+  }
+  return column.scalars ? one_element(v) : same_geometry(rows_[r], v);
 }
 
 bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool strict) {

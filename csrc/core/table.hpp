@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/handle.hpp"
 #include "core/reader.hpp"
 #include "core/spans.hpp"
 
@@ -50,6 +51,8 @@ class TensorTable {
   struct Cell {
     py::object object;
     void* data = nullptr;
+    Handle handle = {};       // for a cheaper look than a read
+    int32_t torch_dtype = 0;  // as the handle says it
   };
   struct Column {
     const char* name;
@@ -64,6 +67,8 @@ class TensorTable {
     void* gradient = nullptr;  // last seen, so that a known one is not checked for overlap again
   };
   bool same_geometry(const Row& row, const TensorView& v) const;
+  static void take_handles(Column& column);
+  bool unchanged(const Column& column, size_t r) const;
 
   int32_t device_type_, device_id_ = -1;
   std::vector<Row> rows_;

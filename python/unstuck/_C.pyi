@@ -61,7 +61,7 @@ def gate_layout() -> dict[str, int]:
 def gate_size(hidden: int, units: int) -> int:
     """The length of the gate's vector."""
 
-def init(torch: ModuleType, dlpack: bool = True) -> bool:
+def init(torch: ModuleType, dlpack: bool = True, handles: bool = True) -> bool:
     """Bind to the imported torch; True when tensors are read through the DLPack exchange API."""
 
 def instruction_set() -> str:

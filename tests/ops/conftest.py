@@ -29,12 +29,12 @@ def native() -> ModuleType:
     return _native.cpu
 
 
-@pytest.fixture(params=["dlpack", "slow"])
+@pytest.fixture(params=["handles", "dlpack", "slow"])
 def reading(request: pytest.FixtureRequest, native: ModuleType) -> Iterator[str]:
-    """Read tensors through the DLPack exchange API, and through their methods."""
-    direct = native.init(torch, dlpack=request.param == "dlpack")
+    """Read tensors with and without handles through the exchange API, and by their methods."""
+    direct = native.init(torch, dlpack=request.param != "slow", handles=request.param == "handles")
     try:
-        if request.param == "dlpack" and not direct:
+        if request.param != "slow" and not direct:
             pytest.skip("this torch has no DLPack exchange API")
         yield request.param
     finally:

@@ -119,6 +119,27 @@ def test_a_changed_tensor_is_noticed(native: ModuleType, reading: str, key: str,
             stand.step()
 
 
+def test_looking_is_silent_and_holds_on_to_no_state(
+    native: ModuleType, reading: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand = Stand(native)
+    states = [weakref.ref(x) for x in (*stand.case.exp_avgs, *stand.case.steps)]
+    stand.state[stand.params[0]]["exp_avg"].untyped_storage().resize_(0)
+    assert not stand.ready()
+    del stand
+    gc.collect()
+    assert [x() for x in states] == [None] * len(states)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_parameter_can_still_be_swapped(stand: Stand) -> None:
+    """torch refuses to swap a tensor that has hidden references."""
+    assert stand.ready()
+    p = stand.params[0]
+    torch.utils.swap_tensors(p, Parameter(p.detach().clone()))
+    assert not stand.ready()
+
+
 @pytest.mark.parametrize("key", ["param", "exp_avg", "exp_avg_sq", "momentum_buffer"])
 def test_changed_strides_are_noticed(stand: Stand, key: str) -> None:
     p = stand.params[0]

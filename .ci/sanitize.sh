@@ -30,9 +30,8 @@ assert _build_info.sanitized, "the installed package is in the way of the saniti
 assert _native.cpu is not None, _native.cpu_missing
 print("sanitized:", _native.cpu.__file__)
 PY
-# What compiles, starts processes or runs on the emulator is left out: torch's compiler and a second
-# process do not go with the preloaded runtime, and the emulator is sanitized in its own tests.
+# Left out: what goes through torch's compiler, which does not go with the preloaded runtime, or
+# counts memory, which the runtime keeps back; and the emulator, which is sanitized in its own tests.
 LD_PRELOAD=$preload "$python" -m pytest tests/ops tests/kernels -q -p no:cacheprovider \
-  --ignore=tests/ops/test_library.py --ignore=tests/ops/test_fallback.py \
-  --ignore=tests/ops/test_random_arguments.py \
-  -m "not slow" -k "not emulated and not compile and not opcheck and not subprocess and not memory"
+  --ignore=tests/ops/test_memory.py --ignore=tests/ops/test_large.py --durations=10 \
+  -m "not slow" -k "not emulated and not compiled and not opcheck"

@@ -11,9 +11,9 @@ Examples
 
 from importlib.metadata import PackageNotFoundError, version
 
-from unstuck import optim
+from unstuck import optim, search
 
-__all__ = ["__version__", "optim"]
+__all__ = ["__version__", "optim", "search"]
 
 try:
     __version__ = version("unstuck")

@@ -1,16 +1,28 @@
-"""Problems to optimise: small real data sets, cleanly split, and the models trained on them."""
+"""Problems to optimise: functions with known minima, small real data sets, models for them.
+
+Examples
+--------
+>>> from unstuck import problems
+>>> problems.get("rastrigin", dim=1000).minimum
+0.0
+"""
 
 from unstuck.problems._registry import lookup
+from unstuck.problems.catalog import get, names
 from unstuck.problems.data import DATA, Source, Split, Splits, load_data
 from unstuck.problems.models import MODELS, make_model
+from unstuck.problems.problem import Problem
 
 __all__ = [
     "DATA",
     "MODELS",
+    "Problem",
     "Source",
     "Split",
     "Splits",
+    "get",
     "load_data",
     "lookup",
     "make_model",
+    "names",
 ]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, sys.argv[1])
 
-from tests.optim.registry import REGISTRY, OptimizerInfo, Variant
-from tests.optim.runs import assert_changed, assert_same
+from optim.registry import REGISTRY, OptimizerInfo, Variant
+from optim.runs import assert_changed, assert_same
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,

@@ -174,8 +174,8 @@ def test_another_shape_is_named_in_the_error(info: OptimizerInfo, variant: Varia
 RESUME = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from tests.optim.registry import REGISTRY
-from tests.optim.runs import make_params, train
+from optim.registry import REGISTRY
+from optim.runs import make_params, train
 saved = torch.load(sys.argv[2], weights_only=True)
 info = REGISTRY[saved["row"]]
 out = []
@@ -196,7 +196,7 @@ def test_resumed_in_a_fresh_process(info: OptimizerInfo, tmp_path: Path):
     from .registry import REGISTRY
 
     torch.set_num_threads(1)
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     runs, going_on = [], []
     for variant in info.variants:
         params = make_params()

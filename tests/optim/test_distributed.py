@@ -24,7 +24,7 @@ KINDS = ("ddp", "fsdp", "checkpoint", "placements", "mixed", "overflow")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Run all cases in one pair of processes, and return what each of them says."""
     folder = tmp_path_factory.mktemp("distributed")
-    arguments = [str(WORKER.parents[2]), str(folder / "store"), str(folder / "results")]
+    arguments = [str(WORKER.parents[1]), str(folder / "store"), str(folder / "results")]
     workers = [
         subprocess.Popen(
             [sys.executable, str(WORKER), *arguments, str(rank)],

@@ -181,7 +181,7 @@ def test_frozen_gates_do_not_learn(device):
     for batch in range(4):
         pair.step(batch)
     assert torch.equal(gate_of(pair.ours)[0], start)
-    assert float(pair.ours.alpha[0]) == 0.5
+    assert float(pair.ours.alpha[0]) == Gate().init_alpha
 
 
 def test_meta_step_needs_a_held_out_gate_and_fitting_gradients():

@@ -21,11 +21,11 @@ __all__ = ["layers", "mean_loss", "value", "value_and_gradient"]
 
 def layers(net: TwoLayerNet, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Views of vectors ``[..., D]``: ``W1 [..., H, F]``, ``b1``, ``W2 [..., C, H]``, ``b2``."""
-    hidden, outputs = net.hidden, net.outputs
-    sizes = [hidden * net.X.shape[1], hidden, outputs * hidden, outputs]
+    features, hidden, outputs = net.X.shape[1], net.hidden, net.outputs
+    sizes = [hidden * features, hidden, outputs * hidden, outputs]
     w1, b1, w2, b2 = torch.split(w, sizes, dim=-1)
     batch = w.shape[:-1]
-    return w1.reshape(*batch, hidden, -1), b1, w2.reshape(*batch, outputs, hidden), b2
+    return w1.reshape(*batch, hidden, features), b1, w2.reshape(*batch, outputs, hidden), b2
 
 
 def mean_loss(net: TwoLayerNet, z: Tensor) -> Tensor:

@@ -102,9 +102,8 @@ def losses(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
 def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
     """Try all rates and take the step that their losses agree on.
 
-    ``p = softmax(-beta L(w - rates d))`` and ``w_new = w - (sum p_k rates_k) d``: gradient
-    descent that looks before it leaps. Losses that are NaN or infinite weigh nothing; when all are, the point stays and the
-    rate is 0.
+    ``p = softmax(-beta L(w - rates d))`` and ``w_new = w - (sum p_k rates_k) d``. Losses that are
+    NaN or infinite weigh nothing; when all are, the point stays and the rate is 0.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Optimizers that do not stay stuck: fused native steps for PyTorch.
+"""Optimizers and searches that do not stay stuck, with native steps, for PyTorch.
 
 Examples
 --------
@@ -7,13 +7,16 @@ Examples
 >>> optimizer = unstuck.optim.DynamicBlend(model.parameters())
 >>> model(torch.ones(8, 4)).square().mean().backward()
 >>> optimizer.step()
+>>> unstuck.minimize("rastrigin", bounds=[(-5, 5)] * 4, budget=1000, seed=0).nfev
+1000
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from unstuck import optim, search
+from unstuck import optim, problems, search
+from unstuck.minimize import OptimizeResult, minimize
 
-__all__ = ["__version__", "optim", "search"]
+__all__ = ["OptimizeResult", "__version__", "minimize", "optim", "problems", "search"]
 
 try:
     __version__ = version("unstuck")

@@ -58,6 +58,16 @@ class Search(ABC):
         return self._x0.numel()
 
     @property
+    @abstractmethod
+    def center(self) -> Tensor:
+        """The point [D] that the next candidates lie around."""
+
+    @property
+    @abstractmethod
+    def popsize(self) -> int:
+        """How many candidates the next :meth:`ask` returns."""
+
+    @property
     def best(self) -> Best:
         """The best point told so far and its loss; not a view, later steps leave it alone."""
         return self._best

@@ -106,6 +106,11 @@ class AttentionSearch(Search):
         """The point [D] that the candidates lie around."""
         return self._rule.mean
 
+    @property
+    def popsize(self) -> int:
+        """How many candidates the next :meth:`ask` returns."""
+        return self._rule.popsize
+
     def stop(self) -> dict[str, Any]:
         """Return why to stop: reason to the value that set it, ``{}`` when there is no reason."""
         return self._rule.stop()

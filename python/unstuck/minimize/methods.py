@@ -1,0 +1,36 @@
+"""The methods of ``minimize``: one row each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unstuck.search import AttentionSearch, Search
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of :data:`METHODS`.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(x0, sigma0, *, bounds, seed, **options)`` returns the search.
+    about : str
+        One line: how it searches.
+    """
+
+    make: Callable[..., Search]
+    about: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options it takes: the arguments of `make` that ``minimize`` does not set itself."""
+        taken = inspect.signature(self.make).parameters
+        return tuple(name for name in taken if name not in {"x0", "bounds", "seed"})
+
+
+METHODS: dict[str, Method] = {
+    "attention": Method(AttentionSearch, "softmax-weighted mean of candidates drawn around a point")
+}

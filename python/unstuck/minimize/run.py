@@ -1,0 +1,168 @@
+"""One minimisation: a search steps until there is a reason to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from unstuck.minimize.arguments import Callback
+from unstuck.minimize.function import BudgetSpentError, Form, Function
+from unstuck.minimize.result import History, OptimizeResult
+from unstuck.search import Search
+
+
+class Ending(NamedTuple):
+    """Why a run ended: the fields of the result that say so."""
+
+    status: int
+    message: str
+
+
+class Rules(NamedTuple):
+    """When a run ends, beside the method's own reasons, and what it keeps.
+
+    Attributes
+    ----------
+    maxiter : int or None
+        Iterations at most.
+    tol : float or None
+        Stop when the best value has improved by no more than this in the last ``10 + 30 D / N``
+        iterations of N evaluations.
+    callback : callable or None
+        Called after every iteration; says whether to stop.
+    return_all : bool
+        Keep where the method stood after every iteration.
+    """
+
+    maxiter: int | None
+    tol: float | None
+    callback: Callback | None
+    return_all: bool
+
+
+class Run:
+    """Steps a search, counts and remembers.
+
+    Parameters
+    ----------
+    search : Search
+        At the start.
+    function : Function
+        The user's function; evaluates, counts and keeps the best.
+    objective
+        What the fused operations understand, or None where there is no such thing.
+    form : Form
+        How points are handed back.
+    rules : Rules
+        When to end.
+    """
+
+    def __init__(
+        self, search: Search, function: Function, objective: Any, form: Form, rules: Rules
+    ) -> None:
+        self._search, self._function, self._objective = search, function, objective
+        self._form, self._rules = form, rules
+        self._history = History()
+        self._path: list[Any] = []
+        self._began = time.perf_counter()
+        self._nit = 0
+
+    def go(self, start: Tensor) -> OptimizeResult:
+        """Evaluate the start and step until there is a reason to stop.
+
+        An error of the function or the callback is raised as it is, with the result so far as its
+        attribute ``result``.
+        """
+        try:
+            self._function(start[None])
+            self._note(start)
+            while (ending := self._ending()) is None:
+                self._step()
+                self._nit += 1
+                self._note(self._search.center)
+                if self._rules.callback is not None and self._rules.callback(self._so_far()):
+                    return self._result(Ending(99, "Stopped by the callback."))
+        except BudgetSpentError:
+            ending = self._spent()
+        except KeyboardInterrupt:
+            ending = Ending(2, "Interrupted from the keyboard; this is the best point so far.")
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            with contextlib.suppress(AttributeError):  # an error without room for attributes
+                error.result = self._result(Ending(4, f"Ended by an error. {told}"))  # type: ignore[attr-defined]
+            raise
+        return self._result(ending)
+
+    def _step(self) -> None:
+        """Ask, evaluate, tell; fused where that cannot exceed the budget."""
+        function, search = self._function, self._search
+        if self._objective is None or function.nfev + search.popsize > function.budget:
+            search.step(function)
+            return
+        before = search.nfev
+        search.step(self._objective)
+        function.nfev += search.nfev - before
+        if search.best.f < function.best_f:
+            function.best_x, function.best_f = search.best
+
+    def _ending(self) -> Ending | None:
+        if self._function.nfev >= self._function.budget:
+            return self._spent()
+        if self._rules.maxiter is not None and self._nit >= self._rules.maxiter:
+            return Ending(1, f"All maxiter={self._nit} iterations are done.")
+        reasons = self._search.stop()
+        if reasons:
+            told = ", ".join(f"{name} ({value})" for name, value in reasons.items())
+            return Ending(0, f"Stopped by the method: {told}.")
+        return self._settled()
+
+    def _settled(self) -> Ending | None:
+        """Compare the best value with that of some iterations ago."""
+        tol, history = self._rules.tol, self._history
+        if tol is None or self._nit == 0:
+            return None
+        popsize = max(1.0, (history.nfev[-1] - history.nfev[0]) / self._nit)
+        window = 10 + math.ceil(30 * self._search.dim / popsize)
+        if self._nit < window:
+            return None
+        gain = history.fun[-1 - window] - history.fun[-1]
+        if not gain <= tol:  # NaN: no finite value yet
+            return None
+        return Ending(0, f"The best value improved by {gain:.3g} <= tol in {window} iterations.")
+
+    def _spent(self) -> Ending:
+        return Ending(1, f"The budget of {self._function.budget} evaluations is spent.")
+
+    def _note(self, at: Tensor) -> None:
+        """Write an entry of the history."""
+        history = self._history
+        history.nfev.append(self._function.nfev)
+        history.fun.append(self._function.best_f)
+        history.seconds.append(time.perf_counter() - self._began)
+        if self._rules.return_all:
+            self._path.append(self._form.write(at))
+
+    def _so_far(self) -> OptimizeResult:
+        function = self._function
+        return OptimizeResult(
+            x=self._form.write(function.best_x),
+            fun=function.best_f,
+            nfev=function.nfev,
+            ngev=function.ngev,
+            nit=self._nit,
+        )
+
+    def _result(self, ending: Ending) -> OptimizeResult:
+        if ending.status in (0, 1) and not math.isfinite(self._function.best_f):
+            ending = Ending(3, f"No value was finite. {ending.message}")
+        result = OptimizeResult(
+            message=ending.message, success=ending.status in (0, 1), status=ending.status
+        )
+        result.update(self._so_far(), history=self._history)
+        if self._rules.return_all:
+            result["allvecs"] = self._path
+        return result

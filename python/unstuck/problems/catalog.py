@@ -8,9 +8,10 @@ import torch
 
 from unstuck.problems._registry import lookup
 from unstuck.problems.landscapes import LANDSCAPES
+from unstuck.problems.objectives import OBJECTIVES
 from unstuck.problems.problem import Entry, Problem
 
-PROBLEMS: dict[str, Entry] = {**LANDSCAPES}
+PROBLEMS: dict[str, Entry] = {**LANDSCAPES, **OBJECTIVES}
 
 DTYPES = (torch.float32, torch.float64)
 

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, sys.argv[1])
 
-from optim.registry import REGISTRY, OptimizerInfo, Variant
-from optim.runs import assert_changed, assert_same
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -29,6 +27,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from optim.registry import REGISTRY, OptimizerInfo, Variant
+from optim.runs import assert_changed, assert_same
 
 WORLD = 2
 

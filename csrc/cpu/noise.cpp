@@ -1,0 +1,189 @@
+// Philox on the CPU. Compilers vectorise its 32 x 32 -> 64 bit products badly, so the two wide
+// forms are written out; a lane of 64 bits holds one word, with bits above it that no product
+// reads.
+#include "cpu/noise.hpp"
+
+#include "math/normal.hpp"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define UNSTUCK_X86 1
+#include <immintrin.h>
+#if !defined( \
+    __clang__)  // g++ 12 takes the "undefined" registers of its own header for an oversight
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#else
+#define UNSTUCK_X86 0
+#endif
+
+namespace unstuck::cpu {
+
+namespace {
+
+// Sixteen blocks: block + lane * block_step of candidate + lane * candidate_step. Word j of lane l
+// goes to out[j * stride + l].
+struct Sixteen {
+  uint32_t block, candidate, block_step, candidate_step;
+  int64_t stride;
+};
+
+void scalar_form(const NoiseKey& noise, const Sixteen& s, uint32_t* out) {
+  for (uint32_t l = 0; l < uint32_t(kNoiseLanes); ++l) {
+    const PhiloxWords w =
+        philox(s.block + l * s.block_step, s.candidate + l * s.candidate_step, noise);
+    for (int j = 0; j < 4; ++j) out[j * s.stride + l] = w.word[j];
+  }
+}
+
+#if UNSTUCK_X86
+#define UNSTUCK_AVX512 __attribute__((target("avx512f"), always_inline)) inline
+#define UNSTUCK_AVX2 __attribute__((target("avx2"), always_inline)) inline
+
+struct Wide512 {
+  __m512i a, b, c, d;
+  UNSTUCK_AVX512 void round(__m512i k0, __m512i k1) {
+    const __m512i p = _mm512_mul_epu32(a, _mm512_set1_epi64(kPhiloxM0));
+    const __m512i q = _mm512_mul_epu32(c, _mm512_set1_epi64(kPhiloxM1));
+    a = _mm512_ternarylogic_epi64(_mm512_srli_epi64(q, 32), b, k0, 0x96);
+    c = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p, 32), d, k1, 0x96);
+    b = q;
+    d = p;
+  }
+};
+
+__attribute__((target("avx512f"))) void avx512_form(const NoiseKey& noise, const Sixteen& s,
+                                                    uint32_t* out) {
+  const __m512i even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
+  const auto lanes = [&](uint32_t base, uint32_t step) __attribute__((target("avx512f"))) {
+    return _mm512_add_epi64(_mm512_set1_epi64(base),
+                            _mm512_mul_epu32(even, _mm512_set1_epi64(step)));
+  };
+  const __m512i c = _mm512_set1_epi64(noise.iteration), d = _mm512_set1_epi64(noise.stream);
+  Wide512 x{lanes(s.block, s.block_step), lanes(s.candidate, s.candidate_step), c, d};
+  Wide512 y{lanes(s.block + s.block_step, s.block_step),
+            lanes(s.candidate + s.candidate_step, s.candidate_step), c, d};
+  uint32_t k0 = noise.key0, k1 = noise.key1;
+  for (int r = 0; r < noise.rounds; ++r) {
+    const __m512i wide0 = _mm512_set1_epi64(k0), wide1 = _mm512_set1_epi64(k1);
+    x.round(wide0, wide1);
+    y.round(wide0, wide1);
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
+  }
+  const auto store = [&](int j, __m512i l, __m512i h) __attribute__((target("avx512f"))) {
+    _mm512_storeu_si512(out + j * s.stride,
+                        _mm512_mask_mov_epi32(l, 0xAAAA, _mm512_slli_epi64(h, 32)));
+  };
+  store(0, x.a, y.a);
+  store(1, x.b, y.b);
+  store(2, x.c, y.c);
+  store(3, x.d, y.d);
+}
+
+struct Wide256 {
+  __m256i a, b, c, d;
+  UNSTUCK_AVX2 void round(__m256i k0, __m256i k1) {
+    const __m256i p = _mm256_mul_epu32(a, _mm256_set1_epi64x(kPhiloxM0));
+    const __m256i q = _mm256_mul_epu32(c, _mm256_set1_epi64x(kPhiloxM1));
+    a = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(q, 32), b), k0);
+    c = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p, 32), d), k1);
+    b = q;
+    d = p;
+  }
+};
+
+__attribute__((target("avx2"))) void avx2_form(const NoiseKey& noise, const Sixteen& s,
+                                               uint32_t* out) {
+  const __m256i even = _mm256_set_epi64x(6, 4, 2, 0);
+  const auto lanes = [&](uint32_t base, uint32_t step) __attribute__((target("avx2"))) {
+    return _mm256_add_epi64(_mm256_set1_epi64x(base),
+                            _mm256_mul_epu32(even, _mm256_set1_epi64x(step)));
+  };
+  const __m256i c = _mm256_set1_epi64x(noise.iteration), d = _mm256_set1_epi64x(noise.stream);
+  for (uint32_t half = 0; half < 2; ++half) {
+    const uint32_t block = s.block + 8 * half * s.block_step,
+                   candidate = s.candidate + 8 * half * s.candidate_step;
+    Wide256 x{lanes(block, s.block_step), lanes(candidate, s.candidate_step), c, d};
+    Wide256 y{lanes(block + s.block_step, s.block_step),
+              lanes(candidate + s.candidate_step, s.candidate_step), c, d};
+    uint32_t k0 = noise.key0, k1 = noise.key1;
+    for (int r = 0; r < noise.rounds; ++r) {
+      const __m256i wide0 = _mm256_set1_epi64x(k0), wide1 = _mm256_set1_epi64x(k1);
+      x.round(wide0, wide1);
+      y.round(wide0, wide1);
+      k0 += kPhiloxW0;
+      k1 += kPhiloxW1;
+    }
+    const auto store = [&](int j, __m256i l, __m256i h) __attribute__((target("avx2"))) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j * s.stride + 8 * half),
+                          _mm256_blend_epi32(l, _mm256_slli_epi64(h, 32), 0xAA));
+    };
+    store(0, x.a, y.a);
+    store(1, x.b, y.b);
+    store(2, x.c, y.c);
+    store(3, x.d, y.d);
+  }
+}
+#endif
+
+UNSTUCK_INLINE void sixteen(NoiseForm form, const NoiseKey& noise, const Sixteen& s,
+                            uint32_t* out) {
+#if UNSTUCK_X86
+  if (form == NoiseForm::avx512) return avx512_form(noise, s, out);
+  if (form == NoiseForm::avx2) return avx2_form(noise, s, out);
+#else
+  (void)form;
+#endif
+  scalar_form(noise, s, out);
+}
+
+}  // namespace
+
+NoiseForm best_noise_form() {
+#if UNSTUCK_X86
+  if (__builtin_cpu_supports("avx512f")) return NoiseForm::avx512;
+  if (__builtin_cpu_supports("avx2")) return NoiseForm::avx2;
+#endif
+  return NoiseForm::scalar;
+}
+
+void noise_row(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t group,
+               int64_t groups, uint32_t* out) {
+  for (int64_t g = 0; g < groups; ++g)
+    sixteen(form, noise, {uint32_t((group + g) * kNoiseLanes), candidate, 1, 0, kNoiseLanes},
+            out + g * kNoiseGroup);
+}
+
+void noise_column(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t groups,
+                  uint32_t* out) {
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t b = 0; b < kNoiseLanes; ++b)
+      sixteen(form, noise,
+              {uint32_t(g * kNoiseLanes + b), candidate, 0, 1, kNoiseLanes * kNoiseLanes},
+              out + (g * kNoiseGroup + b) * kNoiseLanes);
+}
+
+UNSTUCK_CLONES void normals_row(const uint32_t* __restrict words, int64_t groups,
+                                float* __restrict out) {
+  for (int64_t p = 0; p < 2 * groups; ++p) {
+    const uint32_t* w = words + p * 2 * kNoiseLanes;
+    float* x = out + p * 2 * kNoiseLanes;
+#pragma omp simd
+    for (int64_t l = 0; l < kNoiseLanes; ++l)
+      box_muller(w[l], w[kNoiseLanes + l], x[l], x[kNoiseLanes + l]);
+  }
+}
+
+UNSTUCK_CLONES void normals_column(const uint32_t* __restrict words, int64_t groups,
+                                   float* __restrict out) {
+  constexpr int64_t kHalf = kNoiseLanes * kNoiseLanes;
+  for (int64_t p = 0; p < 2 * groups; ++p) {
+    const uint32_t* w = words + p * 2 * kHalf;
+    float* x = out + p * 2 * kHalf;
+#pragma omp simd
+    for (int64_t l = 0; l < kHalf; ++l) box_muller(w[l], w[kHalf + l], x[l], x[kHalf + l]);
+  }
+}
+
+}  // namespace unstuck::cpu

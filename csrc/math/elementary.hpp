@@ -1,0 +1,140 @@
+// Sines, exponentials and logarithms of plain additions and multiplications: the same on the CPU
+// and on the GPU, and within reach of the vectoriser. The float32 polynomials are minimax fits with
+// a relative error below 1e-8, the float64 ones Taylor series below 1e-16.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if !defined(__CUDACC__)
+#include <cmath>
+#endif
+
+#include "core/macros.hpp"
+
+namespace unstuck {
+
+// c0 + x (c1 + x (c2 + ...))
+template <class R>
+UNSTUCK_HD R horner(R, R c0) {
+  return c0;
+}
+template <class R, class... Rest>
+UNSTUCK_HD R horner(R x, R c0, Rest... rest) {
+  return c0 + x * horner(x, R(rest)...);
+}
+
+// The nearest whole number, the even one between two.
+UNSTUCK_HD float whole(float x) {
+#if defined(__CUDA_ARCH__)
+  return rintf(x);
+#else
+  return __builtin_rintf(x);
+#endif
+}
+UNSTUCK_HD double whole(double x) {
+#if defined(__CUDA_ARCH__)
+  return rint(x);
+#else
+  return __builtin_rint(x);
+#endif
+}
+UNSTUCK_HD float square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  return sqrtf(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+UNSTUCK_HD double square_root(double x) {
+#if defined(__CUDA_ARCH__)
+  return sqrt(x);
+#else
+  return __builtin_sqrt(x);
+#endif
+}
+template <class R>
+UNSTUCK_HD R magnitude(R x) {
+  return x < R(0) ? -x : x;
+}
+
+// sin(pi r) for abs(r) <= 1/2.
+UNSTUCK_HD float sin_pi_near(float r) {
+  return r * horner(r * r, 3.1415927f, -5.16771f, 2.5500698f, -0.59824216f, 0.077560425f);
+}
+UNSTUCK_HD double sin_pi_near(double r) {
+  return r * horner(r * r, 3.141592653589793, -5.16771278004997, 2.5501640398773455,
+                    -0.5992645293207921, 0.08214588661112823, -0.0073704309457143504,
+                    0.00046630280576761255, -2.1915353447830217e-05, 7.952054001475513e-07,
+                    -2.2948428997269873e-08, 5.392664662608129e-10, -1.0518471716932065e-11);
+}
+// cos(pi r) for abs(r) <= 1/2.
+UNSTUCK_HD float cos_pi_near(float r) {
+  return horner(r * r, 1.0f, -4.934802f, 4.0587096f, -1.335216f, 0.23495393f, -0.024420701f);
+}
+
+// sin(pi x)^2 for any x: (1 - cos(2 pi x)) / 2 without its cancellation.
+template <class R>
+UNSTUCK_HD R sin_pi_squared(R x) {
+  const R s = sin_pi_near(x - whole(x));
+  return s * s;
+}
+
+// x - k pi, with pi in three parts of which two have few enough bits for an exact product.
+UNSTUCK_HD float less_pi(float x, float k) {
+  return ((x - k * 3.140625f) - k * 0.0009675025939941406f) - k * 1.5099579909783765e-07f;
+}
+UNSTUCK_HD double less_pi(double x, double k) {
+  return ((x - k * 3.141592651605606) - k * 1.9841871479187034e-09) - k * 1.1442377452219494e-17;
+}
+// 1 for an even k, -1 for an odd one.
+template <class R>
+UNSTUCK_HD R alternating(R k) {
+  const R odd = k - R(2) * whole(k * R(0.5));
+  return R(1) - R(2) * (odd * odd);
+}
+constexpr double kOneOverPi = 0.3183098861837907, kPi = 3.141592653589793;
+
+template <class R>
+UNSTUCK_HD R sine(R x) {
+  const R k = whole(x * R(kOneOverPi));
+  return alternating(k) * sin_pi_near(less_pi(x, k) * R(kOneOverPi));
+}
+template <class R>
+UNSTUCK_HD R cosine(R x) {  // -sin(x - pi/2 - k pi) (-1)^k
+  const R k = whole(x * R(kOneOverPi) - R(0.5)) + R(0.5);
+  return -alternating(k - R(0.5)) * sin_pi_near(less_pi(x, k) * R(kOneOverPi));
+}
+
+// 2^k for a whole k from -126 (-1022) to 127 (1023).
+UNSTUCK_HD float power_of_two(float k) {
+  const uint32_t bits = uint32_t(int32_t(k) + 127) << 23;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+UNSTUCK_HD double power_of_two(double k) {
+  const uint64_t bits = uint64_t(int64_t(k) + 1023) << 52;
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+// exp(x) for x <= 0; what would be denormal is the smallest normal number, or about it.
+UNSTUCK_HD float exp_negative(float x) {
+  const float near = x > -87.0f ? x : -87.0f;  // NaN too, which its caller has seen elsewhere
+  const float k = whole(near * 1.442695f);
+  const float r = (near - k * 0.69140625f) - k * 0.0017409305599453094f;
+  return power_of_two(k) *
+         horner(r, 1.0f, 1.0f, 0.5f, 0.16666518f, 0.041666206f, 0.008368908f, 0.0013950523f);
+}
+UNSTUCK_HD double exp_negative(double x) {
+  const double near = x > -708.0 ? x : -708.0;
+  const double k = whole(near * 1.4426950408889634);
+  const double r = (near - k * 0.6931471803691238) - k * 1.9082149292705877e-10;
+  return power_of_two(k) * horner(r, 1.0, 1.0, 0.5, 0.16666666666666666, 0.041666666666666664,
+                                  0.008333333333333333, 0.001388888888888889, 0.0001984126984126984,
+                                  2.48015873015873e-05, 2.7557319223985893e-06,
+                                  2.755731922398589e-07, 2.505210838544172e-08,
+                                  2.08767569878681e-09, 1.6059043836821613e-10);
+}
+
+}  // namespace unstuck

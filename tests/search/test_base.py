@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from unstuck.ops import landscapes
+from unstuck.ops.landscapes import Landscape
 from unstuck.search import AttentionSearch
 
 MODES = ("adaptive", "plain", "enhanced")
@@ -108,3 +110,17 @@ def test_candidates_have_the_dtype_of_the_start(dtype):
     search = AttentionSearch(torch.ones(3, dtype=dtype), 0.5)
     assert search.ask().dtype == dtype
     assert search.best.x.dtype == dtype
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bounds", [None, (-1.0, 2.5)])
+def test_a_fused_step_is_ask_and_tell(mode, bounds):
+    fused, told = (start(mode, dim=30, bounds=bounds, popsize=40) for _ in range(2))
+    landscape = Landscape("rastrigin", 30)
+    for _ in range(15):
+        fused.step(landscape)
+        told.tell(landscapes.value(landscape, told.ask()))
+    assert torch.allclose(fused.center, told.center, atol=1e-4)
+    assert torch.allclose(fused.best.x, told.best.x, atol=1e-4)
+    assert fused.best.f == pytest.approx(told.best.f, rel=1e-4)
+    assert (fused.nfev, fused.nit) == (told.nfev, told.nit) == (600, 15)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unstuck.ops import landscapes, objectives
+from unstuck.ops.landscapes import Landscape
+
 Bounds = Sequence[Any]
 """A pair ``(low, high)``, each a number or D numbers."""
 
@@ -109,19 +112,26 @@ class Search(ABC):
                 f"{x.shape[0]} candidates were asked, {values.numel()} losses were told: "
                 "tell one loss for each row of ask()"
             )
-        self._take(values, lambda index: x[index])
+        self._update(values)
+        self._record(values, lambda index: x[index])
 
-    def step(self, objective: Callable[[Tensor], Tensor]) -> None:
+    def step(self, objective: Any) -> None:
         """Ask, evaluate and tell in one call.
 
         Parameters
         ----------
-        objective : callable or objective of ``unstuck.ops``
-            Maps candidates [N, D] to losses [N]. An objective of ``unstuck.ops`` is evaluated
-            fused where the search can, without storing a candidate; the result is that of ask and
-            tell to rounding.
+        objective : objective of ``unstuck.ops`` or callable
+            A callable maps candidates [N, D] to losses [N]. An objective of ``unstuck.ops`` is
+            evaluated natively, where the search can without storing a candidate; the result is
+            that of ask and tell to rounding.
         """
-        self.tell(objective(self.ask()))
+        x = self.ask()
+        if callable(objective):
+            self.tell(objective(x))
+        elif isinstance(objective, Landscape):
+            self.tell(landscapes.value(objective, x))
+        else:
+            self.tell(objectives.value(objective, x))
 
     def stop(self) -> dict[str, Any]:
         """Return why to stop, ``{}`` when there is no reason: reason to the value that set it."""
@@ -165,15 +175,14 @@ class Search(ABC):
         self._best = Best(state["best_x"].to(self._x0).clone(), float(state["best_f"]))
         self._asked = None
 
-    def _take(self, losses: Tensor, candidate: Callable[[int], Tensor]) -> None:
-        """Count, keep the best, let the rule move, and forget the candidates."""
+    def _record(self, losses: Tensor, candidate: Callable[[int], Tensor]) -> None:
+        """Count, keep the best, and forget the candidates."""
         finite = torch.where(torch.isfinite(losses), losses, math.inf)
         index = int(finite.argmin())
         value = float(finite[index])
         if value < self._best.f:
             self._best = Best(candidate(index).clone(), value)
         self._nfev += losses.numel()
-        self._update(losses)
         self._nit += 1
         self._asked = None
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unstuck.ops import candidates
+from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.reference_attention import weights
-from unstuck.search._draws import Draw, Region, sample
+
+Limits = tuple[Tensor | None, Tensor | None, str]
+"""Low [D], high [D] and what happens outside: ``"clip"`` or ``"reflect"``."""
+
+
+Record = Callable[[Tensor, Callable[[int], Tensor]], None]
+"""Takes the losses [N] and a function that returns a candidate."""
+
+
+def not_finite(losses: Tensor, before: int) -> int:
+    """Return how many iterations in a row had no finite loss."""
+    return 0 if bool(torch.isfinite(losses).any()) else before + 1
 
 
 class PlainRule:
@@ -19,7 +33,7 @@ class PlainRule:
         x0: Tensor,
         sigma: float | Tensor,
         popsize: int,
-        limits: tuple[Tensor | None, Tensor | None, str],
+        limits: Limits,
         seed: int,
         beta: float,
         eta: float,
@@ -40,14 +54,23 @@ class PlainRule:
 
     def candidates(self, iteration: int) -> Tensor:
         """Return the candidates [N, D] of `iteration`."""
-        return sample(*self.place(iteration), 0, self.popsize)
+        return candidates.sample(*self.place(iteration), 0, self.popsize)
 
     def update(self, losses: Tensor, x: Tensor) -> None:
         """Move the mean: w <- w + eta sum a_i (w_i - w)."""
-        a = weights(losses, self._beta)
-        self._bad = self._bad + 1 if not bool(a.any()) else 0
-        if not self._bad:
-            self.mean = self.mean + self._eta * (a.to(x) @ (x - self.mean))
+        a, _ = weights(losses, self._beta)
+        self._bad = not_finite(losses, self._bad)
+        self.mean = self.mean + self._eta * (a.to(x) @ (x - self.mean))
+
+    def fused(self, objective: Any, iteration: int, record: Record) -> None:
+        """Draw, evaluate, record and move without storing a candidate."""
+        region, draw = self.place(iteration)
+        losses, moments, _ = candidates.softmax_pass(
+            objective, region, draw, self.popsize, self._beta
+        )
+        record(losses, lambda i: candidates.sample(region, draw, i, 1)[0])
+        self._bad = not_finite(losses, self._bad)
+        self.mean = self.mean + self._eta * moments.shift
 
     def stop(self) -> dict[str, Any]:
         """Return the reasons to stop."""

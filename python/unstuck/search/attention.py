@@ -91,7 +91,7 @@ class AttentionSearch(Search):
         self._rule: PlainRule | DiagonalRule
         if mode == "adaptive":
             size = popsize or 2 * (4 + int(3 * math.log(self.dim)))
-            self._rule = DiagonalRule(self._x0, sigma0, size, limits, seed, ess or 0.27)
+            self._rule = DiagonalRule(self._x0, sigma0, size, limits, seed, ess or 0.5)
         else:
             size = popsize or 100
             sigma: float | Tensor = sigma0
@@ -114,6 +114,20 @@ class AttentionSearch(Search):
     def stop(self) -> dict[str, Any]:
         """Return why to stop: reason to the value that set it, ``{}`` when there is no reason."""
         return self._rule.stop()
+
+    def step(self, objective: Any) -> None:
+        """Ask, evaluate and tell in one call.
+
+        Parameters
+        ----------
+        objective : objective of ``unstuck.ops`` or callable
+            An objective of ``unstuck.ops`` is evaluated without storing a candidate; the result is
+            that of ask and tell to rounding. A callable maps candidates [N, D] to losses [N].
+        """
+        if callable(objective) or self._asked is not None:
+            super().step(objective)
+        else:
+            self._rule.fused(objective, self._nit, self._record)
 
     def _candidates(self) -> Tensor:
         return self._rule.candidates(self._nit)

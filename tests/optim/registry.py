@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from unstuck.optim import DynamicBlend, Gate
+from unstuck.optim import (
+    Alternating,
+    AttentionRestart,
+    DynamicBlend,
+    Gate,
+    LRAttention,
+    ReactiveEscape,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class OptimizerInfo:
     refused: tuple[tuple[dict[str, Any], type[Exception], str], ...]  # kwargs, error, its text
     bad_groups: tuple[tuple[dict[str, Any], type[Exception], str], ...]
     rate_entries: tuple[str, ...] = ("lr",)
+    closure: bool = False  # each step needs a closure, and a gradient optimizer is within
 
     def make(self, variant: Variant, params: Any, **more: Any) -> Any:
         return self.cls(params, **{**variant.kwargs, **more})
@@ -136,4 +145,96 @@ DYNAMIC_BLEND = OptimizerInfo(
     rate_entries=("lr", "sgd_lr_ratio"),
 )
 
-REGISTRY = (DYNAMIC_BLEND,)
+MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.9)
+ASCENT = functools.partial(torch.optim.Adam, maximize=True)
+BASES = (  # of the optimizers that hold a gradient optimizer
+    ("gd", {"lr": 0.05}),
+    ("momentum", {"base": MOMENTUM, "lr": 0.02}),
+    ("adam", {"base": torch.optim.Adam, "lr": 0.05}),
+    ("lbfgs", {"base": torch.optim.LBFGS, "lr": 0.1}),
+    ("ascent", {"base": ASCENT, "lr": 0.05}),
+)
+BAD_BASES = (
+    ({"base": 3}, TypeError, "base must be a torch.optim class, .* not 3"),
+    ({"base": list}, TypeError, r"base must return an optimizer, not \["),
+    ({"base": functools.partial(torch.optim.SGD, lr=-1.0)}, ValueError, r"learning rate: -1\.0"),
+    ({"lr": -0.1}, ValueError, r"learning rate: -0\.1"),
+)
+BAD_CANDIDATES = (
+    ({"popsize": 3}, ValueError, "popsize: 3; candidates come in pairs"),
+    ({"popsize": 0}, ValueError, "popsize: 0"),
+    ({"sigma": 0.0}, ValueError, "sigma: 0; candidates would all be where they start"),
+    ({"sigma": -1.0}, ValueError, r"sigma: -1\.0; it must be finite and at least 0"),
+    ({"explore": float("inf")}, ValueError, "explore: inf; it must be finite"),
+    ({"beta": float("nan")}, ValueError, "beta: nan"),
+    ({"share": 0.0}, ValueError, r"share: 0\.0; it must be in \(0, 1\]"),
+    ({"seed": -1}, ValueError, r"seed: -1; it must be in \[0, 2\^64\)"),
+)
+
+
+def _with_bases(**kwargs: Any) -> tuple[Variant, ...]:
+    return tuple(
+        Variant(name, {**base, **kwargs}, amp=False, sharded=False) for name, base in BASES
+    )
+
+
+def _bad_count(name: str) -> tuple[dict[str, Any], type[Exception], str]:
+    return {name: 0}, ValueError, f"Invalid {name}: 0; it must be at least 1"
+
+
+LR_ATTENTION = OptimizerInfo(
+    cls=LRAttention,
+    variants=_with_bases(factors=(0.25, 0.5, 1.0, 2.0)),
+    refused=(
+        *BAD_BASES,
+        ({"factors": ()}, ValueError, "factors is empty: pass at least one"),
+        ({"factors": (1.0, -2.0)}, ValueError, r"factor: -2\.0; it must be finite"),
+        ({"beta": -1}, ValueError, "beta: -1"),
+        ({"share": 1.5}, ValueError, r"share: 1\.5; it must be in"),
+    ),
+    bad_groups=(),
+    closure=True,
+)
+REACTIVE_ESCAPE = OptimizerInfo(
+    cls=ReactiveEscape,  # in a row of few steps a plateau is whatever does not fall by 90 %
+    variants=_with_bases(window=1, tol=0.9, plateaus=1, escape_steps=2, popsize=6, seed=3),
+    refused=(
+        *BAD_BASES,
+        *BAD_CANDIDATES,
+        _bad_count("window"),
+        _bad_count("plateaus"),
+        _bad_count("escape_steps"),
+        ({"tol": -1.0}, ValueError, r"tol: -1\.0"),
+        ({"window": 1.5}, TypeError, "window must be a whole number, not 1.5"),
+    ),
+    bad_groups=(),
+    closure=True,
+)
+ALTERNATING = OptimizerInfo(
+    cls=Alternating,
+    variants=_with_bases(gradient_steps=2, attention_steps=1, popsize=6, beta=2.0),
+    refused=(
+        *BAD_BASES,
+        *BAD_CANDIDATES,
+        _bad_count("gradient_steps"),
+        _bad_count("attention_steps"),
+    ),
+    bad_groups=(),
+    closure=True,
+)
+ATTENTION_RESTART = OptimizerInfo(
+    cls=AttentionRestart,
+    variants=_with_bases(gradient_steps=2, window=2, attention_steps=2, popsize=6),
+    refused=(
+        *BAD_BASES,
+        *BAD_CANDIDATES,
+        _bad_count("gradient_steps"),
+        _bad_count("attention_steps"),
+        ({"growth": 0.5}, ValueError, r"growth: 0\.5; it must be at least 1"),
+        ({"reach": float("nan")}, ValueError, "reach: nan"),
+    ),
+    bad_groups=(),
+    closure=True,
+)
+
+REGISTRY = (DYNAMIC_BLEND, LR_ATTENTION, REACTIVE_ESCAPE, ALTERNATING, ATTENTION_RESTART)

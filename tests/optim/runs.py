@@ -16,21 +16,36 @@ SHAPES = ((7, 5), (5,), (), (3, 2, 4))
 
 
 def every_variant(keep: Callable[[Variant], bool] = lambda _: True) -> pytest.MarkDecorator:
-    """Parametrize a test over every variant of every class."""
+    """Parametrize a test over every variant of every class that steps by given gradients."""
+    return _parametrize(lambda info, variant: not info.closure and keep(variant))
+
+
+def every_optimizer(keep: Callable[[Variant], bool] = lambda _: True) -> pytest.MarkDecorator:
+    """Parametrize a test over every variant of every class; only :func:`train` steps them all."""
+    return _parametrize(lambda _, variant: keep(variant))
+
+
+def every_hybrid(keep: Callable[[Variant], bool] = lambda _: True) -> pytest.MarkDecorator:
+    """Parametrize a test over every variant of every class that steps by a closure."""
+    return _parametrize(lambda info, variant: info.closure and keep(variant))
+
+
+def _parametrize(keep: Callable[[OptimizerInfo, Variant], bool]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("info", "variant"),
         [
             pytest.param(info, variant, id=f"{info.cls.__name__}-{variant.name}")
             for info in REGISTRY
             for variant in info.variants
-            if keep(variant)
+            if keep(info, variant)
         ],
     )
 
 
-def every_class() -> pytest.MarkDecorator:
-    """Parametrize a test over the classes, each with its defaults."""
-    return pytest.mark.parametrize("info", REGISTRY, ids=lambda info: info.cls.__name__)
+def every_class(*, closures: bool = False) -> pytest.MarkDecorator:
+    """Parametrize a test over the classes with their defaults; with `closures` over all."""
+    rows = [info for info in REGISTRY if closures or not info.closure]
+    return pytest.mark.parametrize("info", rows, ids=lambda info: info.cls.__name__)
 
 
 def make_params(
@@ -68,6 +83,10 @@ def backward(params: Sequence[Tensor], batch: int) -> Tensor:
 
 def train(optimizer: Any, params: Sequence[Tensor], batches: Iterable[int]) -> None:
     """Train as a user would, with whatever the gate can be told."""
+    if any(info.closure and isinstance(optimizer, info.cls) for info in REGISTRY):
+        for batch in batches:
+            optimizer.step(lambda batch=batch: loss_of(params, batch))
+        return
     gates = [(group.get("gate") or {}).get("mode") for group in optimizer.param_groups]
     for batch in batches:
         loss = backward(params, batch)
@@ -126,6 +145,8 @@ __all__ = [
     "assert_same",
     "backward",
     "every_class",
+    "every_hybrid",
+    "every_optimizer",
     "every_variant",
     "loss_of",
     "make_params",

@@ -12,6 +12,7 @@ from .runs import (
     assert_same,
     backward,
     every_class,
+    every_optimizer,
     every_variant,
     make_params,
     snapshot,
@@ -36,7 +37,7 @@ def test_bad_arguments_name_value_and_remedy(info, kwargs, error, text):
         info.cls(make_params(), **kwargs)
 
 
-@every_class()
+@every_class(closures=True)
 def test_params_of_a_wrong_kind(info: OptimizerInfo):
     with pytest.raises(TypeError, match="iterable"):
         info.cls(torch.zeros(3))
@@ -53,7 +54,7 @@ def test_params_of_a_wrong_kind(info: OptimizerInfo):
         info.cls([{"params": [p]}, {"params": [p]}])
 
 
-@every_class()
+@every_class(closures=True)
 def test_groups_of_a_wrong_kind(info: OptimizerInfo):
     optimizer = info.cls(params := make_params())
     with pytest.raises(TypeError, match="must be a dict"):
@@ -63,7 +64,7 @@ def test_groups_of_a_wrong_kind(info: OptimizerInfo):
     assert len(optimizer.param_groups) == 1
 
 
-@every_class()
+@every_class(closures=True)
 def test_a_dictionary_of_a_group_can_be_used_again(info: OptimizerInfo):
     groups = [{"params": make_params(), "lr": 0.02}]
     first, second = info.cls(groups), info.cls(groups)
@@ -86,7 +87,7 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(info, settings, error, t
     assert_same(snapshot(optimizer, params), snapshot(twin, twins))
 
 
-@every_variant()
+@every_optimizer()
 def test_named_parameters_step_alike(info: OptimizerInfo, variant: Variant):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
@@ -159,14 +160,14 @@ def test_a_group_added_later_starts_afresh(info: OptimizerInfo, variant: Variant
     assert_same(late, twins)
 
 
-@every_variant()
+@every_optimizer()
 def test_text_form_shows_the_settings(info: OptimizerInfo, variant: Variant):
     text = repr(info.make(variant, make_params(), lr=0.0123))
     assert info.cls.__name__ in text
     assert "lr: 0.0123" in text
 
 
-@every_variant()
+@every_optimizer()
 def test_parameters_that_are_on_the_meta_device_at_first(info: OptimizerInfo, variant: Variant):
     meta = [nn.Parameter(torch.empty(p.shape, device="meta")) for p in make_params()]
     optimizer = info.make(variant, meta)

@@ -13,6 +13,7 @@ from .runs import (
     assert_changed,
     assert_same,
     backward,
+    every_optimizer,
     every_variant,
     make_params,
     snapshot,
@@ -63,7 +64,7 @@ def test_layout_does_not_matter(info: OptimizerInfo, variant: Variant, layout: s
     assert (params[0].stride(), params[0].data_ptr()) == (strides, address)
 
 
-@every_variant()
+@every_optimizer()
 @pytest.mark.parametrize("layout", ["gaps", "slice"])
 def test_memory_between_the_elements_is_not_written(
     info: OptimizerInfo, variant: Variant, layout: str
@@ -78,7 +79,7 @@ def test_memory_between_the_elements_is_not_written(
     assert not torch.equal(whole[mine], before[mine])
 
 
-@every_variant()
+@every_optimizer()
 def test_expanded_parameters_are_refused(info: OptimizerInfo, variant: Variant):
     p = nn.Parameter(torch.zeros(3, 1).expand(3, 4))
     with pytest.raises(ValueError, match=r"shape \(3, 4\) .* strides \(1, 0\).*contiguous"):
@@ -129,7 +130,7 @@ def test_mixed_dtypes_in_one_group(info: OptimizerInfo, variant: Variant):
         assert_same(p.double(), q, rtol=0.1, atol=0.05)
 
 
-@every_variant()
+@every_optimizer()
 def test_another_default_dtype_changes_nothing(info: OptimizerInfo, variant: Variant):
     params, twins = make_params(), make_params()
     train(info.make(variant, params), params, range(3))

@@ -17,6 +17,7 @@ from .runs import (
     assert_same,
     backward,
     every_class,
+    every_optimizer,
     every_variant,
     make_params,
     snapshot,
@@ -109,7 +110,7 @@ def test_lr_drives_sgd_lr_by_the_ratio(name: str):
     assert_same(params, twins, rtol=1e-10, atol=1e-12)
 
 
-@every_variant()
+@every_optimizer(lambda v: v.name != "lbfgs")
 def test_schedule_and_optimizer_resume_together(info: OptimizerInfo, variant: Variant):
     params = make_params()
     optimizer = info.make(variant, params, lr=2e-3)

@@ -18,6 +18,7 @@ from .runs import (
     assert_same,
     backward,
     every_class,
+    every_optimizer,
     every_variant,
     loss_of,
     make_params,
@@ -80,7 +81,7 @@ def test_autograd_notices_that_a_parameter_was_stepped(info: OptimizerInfo, vari
         kept.backward()
 
 
-@every_variant()
+@every_optimizer()
 def test_views_of_a_parameter_see_the_step(info: OptimizerInfo, variant: Variant):
     flat = torch.randn(12)
     params = [nn.Parameter(flat[:6].view(2, 3)), nn.Parameter(flat[6:])]
@@ -234,7 +235,7 @@ def test_closure_of_gradients_computed_before(info: OptimizerInfo):
     assert_same(snapshot(ours, params), snapshot(plain, twins))
 
 
-@every_class()
+@every_class(closures=True)
 def test_error_in_a_closure_changes_nothing(info: OptimizerInfo):
     params = make_params()
     optimizer = info.cls(params)

@@ -1,6 +1,17 @@
-"""Fused optimizers with the ``torch.optim`` API."""
+"""Optimizers with the ``torch.optim`` API: a fused blend, and four that leave local minima."""
 
+from unstuck.optim.alternating import Alternating
+from unstuck.optim.attention_restart import AttentionRestart
 from unstuck.optim.blend import DynamicBlend
 from unstuck.optim.gate import Gate
+from unstuck.optim.lr_attention import LRAttention
+from unstuck.optim.reactive_escape import ReactiveEscape
 
-__all__ = ["DynamicBlend", "Gate"]
+__all__ = [
+    "Alternating",
+    "AttentionRestart",
+    "DynamicBlend",
+    "Gate",
+    "LRAttention",
+    "ReactiveEscape",
+]

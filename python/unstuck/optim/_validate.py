@@ -64,3 +64,11 @@ def alpha(value: Any) -> None:
         raise TypeError(f"alpha must be None, a number, a tensor or a function, not {value!r}")
     if not 0 <= value <= 1:
         raise ValueError(f"Invalid alpha: {value}; it must be in [0, 1]")
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"Invalid {name}: {value}; it must be at least 1")

@@ -1,0 +1,110 @@
+"""What the optimizers that draw candidates have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from unstuck.optim._candidates import Settings, search_around
+from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
+
+
+class Escaping(Hybrid):
+    """A gradient optimizer that now and then looks around by attention steps."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Base,
+        lr: float | Tensor | None,
+        candidates: Settings,
+        search: dict[str, Any],
+    ) -> None:
+        candidates.check()
+        self._candidates = candidates
+        counters = {"iteration": 0, "attempts": 0, "escapes": 0}
+        super().__init__(params, base, lr, {**counters, **search})
+
+    @property
+    def escapes(self) -> int:
+        """How often a better place was found and taken."""
+        return int(self._search["escapes"])
+
+    @property
+    def attempts(self) -> int:
+        """How often one was looked for."""
+        return int(self._search["attempts"])
+
+    def _descend(self, batch: Batch) -> Tensor:
+        """Let the gradient optimizer make a step; return the loss before it, to be lowered."""
+        before = batch.start()
+        self._base_step(batch)
+        self.history.append(Record("gradient", before * self._sign))
+        return before
+
+    def _look_around(self, batch: Batch, steps: int, sigma: float, forget: bool) -> bool:
+        """Make attention steps on one batch, and keep the best place if it beats this one.
+
+        Otherwise parameters stay bit for bit, and with them the gradient optimizer's state. Where
+        `forget`, an escape clears that state.
+        """
+        search, trials = self._search, batch.trials()
+        with trials:
+            before = trials.loss()
+            batch.loss = trials.value
+            found = search_around(
+                trials,
+                self._candidates,
+                sigma=sigma,
+                before=float(before) * self._sign,
+                steps=steps,
+                iteration=search["iteration"],
+                sign=self._sign,
+            )
+        escaped = found.values is not None
+        trials.write(trials.start if found.values is None else found.values)
+        search["nfev"] += trials.count
+        search["iteration"] += found.iterations
+        search["attempts"] += 1
+        search["escapes"] += escaped
+        if escaped and forget:
+            self.state.clear()
+        self.history.append(Record("escape", before, None, escaped, found.reason))
+        return escaped
+
+
+class Plateau:
+    """Tells from the mean losses of windows of steps that nothing gets better.
+
+    A window is a plateau when its mean is not below that of the window before by more than
+    `tol` times its size. The loss is read from the device once a window.
+    """
+
+    def __init__(self, window: int, tol: float) -> None:
+        self.window, self.tol = window, tol
+
+    @staticmethod
+    def fresh() -> dict[str, Any]:
+        """Return the entries of a search that has seen nothing."""
+        return {"window_sum": 0.0, "window_count": 0, "window_mean": None, "plateaus": 0}
+
+    @staticmethod
+    def begin(search: dict[str, Any], *, elsewhere: bool) -> None:
+        """Count from none again; `elsewhere`, the losses of before say nothing."""
+        search["plateaus"] = 0
+        if elsewhere:
+            search["window_mean"] = None
+
+    def see(self, search: dict[str, Any], loss: Tensor) -> int:
+        """Take in one loss; return how many plateaus there have been in a row."""
+        search["window_sum"] = search["window_sum"] + loss
+        search["window_count"] += 1
+        if search["window_count"] == self.window:
+            mean = float(search["window_sum"]) / self.window
+            last = search["window_mean"]
+            better = last is None or last - mean > self.tol * abs(last)
+            search["plateaus"] = 0 if better else search["plateaus"] + 1
+            search.update(window_sum=0.0, window_count=0, window_mean=mean)
+        return int(search["plateaus"])

@@ -1,0 +1,157 @@
+"""Gradient descent to a minimum, a new start by attention search around it, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import SGD
+
+from unstuck.optim._candidates import Settings
+from unstuck.optim._escape import Escaping, Plateau
+from unstuck.optim._hybrid import Base, Batch
+from unstuck.optim._validate import non_negative, positive
+
+__all__ = ["AttentionRestart"]
+
+
+class AttentionRestart(Escaping):
+    r"""Attention restart: cycles of descent to a minimum and a search for a better start.
+
+    In each cycle the gradient optimizer `base` steps until the mean loss of a window of steps has
+    not fallen by more than `tol` of its size, or for `gradient_steps` steps. The next step
+    re-places the start: from the minimum :math:`w` it makes `attention_steps` attention steps on
+    one batch,
+
+    .. math::
+        w_i = w + \sigma_i \epsilon_i, \qquad a = \mathrm{softmax}(-\beta L(w_i)), \qquad
+        w \leftarrow \sum_i a_i w_i ,
+
+    and takes the best place it has seen if that beats the minimum on the same batch; the next cycle
+    starts there, with a fresh `base`. Otherwise the parameters, and the state of `base`, stay bit
+    for bit, and the next restart looks `growth` times as far, up to `reach` times as far as the
+    first, and then near again.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters, or dictionaries of parameter groups.
+    base : class, callable or Optimizer
+        The gradient optimizer: a class of ``torch.optim`` (``SGD``, ``Adam``, ``LBFGS``), a
+        function of the parameters, or an optimizer of the same parameters.
+    lr : float or Tensor, optional
+        Learning rate given to `base`; None leaves it to the default of `base`.
+    gradient_steps : int
+        Gradient steps in a cycle at most.
+    window : int
+        Steps in a window.
+    tol : float
+        Relative fall of the mean loss from one window to the next that is still a descent.
+    attention_steps : int
+        Attention steps of one restart.
+    growth : float
+        Factor of `sigma` after a restart that found nothing better, at least 1.
+    reach : float
+        Where that ends, at least 1.
+    popsize : int
+        Candidates of an attention step, an even number (they come in pairs of opposite noise).
+    sigma : float
+        Standard deviation of the first half of the candidates in a first restart, in units of the
+        parameters.
+    explore : float
+        That of the second half, in units of `sigma`.
+    beta : float, optional
+        Inverse temperature in 1 / loss. By default it is set at every attention step so that the
+        effective number of candidates is `share` of those with a finite loss.
+    share : float
+        In (0, 1]; see `beta`.
+    seed : int
+        Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
+        and after loading a state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values out of range; in :meth:`step` see there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck.optim import AttentionRestart
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 3.0]))
+    >>> def rastrigin():
+    ...     return (10 + w**2 - 10 * torch.cos(2 * torch.pi * w)).sum()
+    >>> optimizer = AttentionRestart([w], lr=1e-3)
+    >>> for _ in range(300):
+    ...     loss = optimizer.step(rastrigin)
+    >>> optimizer.escapes > 0 and float(loss) < 2.0
+    True
+
+    Notes
+    -----
+    A candidate whose loss is NaN or infinite gets weight zero. Where all are, the parameters stay
+    and the reason is in ``history``. All candidates see the dropout masks and the buffers (running
+    statistics) of the place they start from, and leave both as they were. On several processes the
+    closure must return the same loss on all (all-reduce it).
+
+    The restarts by attention search of the hybrid experiments on the trapped loss; that they look
+    further after a failure is as in variable neighbourhood search (Mladenovic and Hansen, 1997).
+    """
+
+    _settings = (
+        "_candidates",
+        "plateau",
+        "gradient_steps",
+        "attention_steps",
+        "growth",
+        "reach",
+    )
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Base = SGD,
+        *,
+        lr: float | Tensor | None = None,
+        gradient_steps: int = 200,
+        window: int = 10,
+        tol: float = 1e-3,
+        attention_steps: int = 10,
+        growth: float = 2.0,
+        reach: float = 32.0,
+        popsize: int = 32,
+        sigma: float = 0.1,
+        explore: float = 5.0,
+        beta: float | None = None,
+        share: float = 0.25,
+        seed: int = 0,
+    ) -> None:
+        positive("gradient_steps", gradient_steps)
+        positive("window", window)
+        positive("attention_steps", attention_steps)
+        non_negative("tol", tol)
+        for name, value in (("growth", growth), ("reach", reach)):
+            non_negative(name, value)
+            if value < 1:
+                raise ValueError(f"Invalid {name}: {value}; it must be at least 1")
+        self.plateau = Plateau(window, tol)
+        self.gradient_steps, self.attention_steps = gradient_steps, attention_steps
+        self.growth, self.reach = growth, reach
+        candidates = Settings(popsize, sigma, explore, beta, share, seed)
+        super().__init__(
+            params, base, lr, candidates, {**Plateau.fresh(), "descended": 0, "widened": 1.0}
+        )
+
+    def _advance(self, batch: Batch) -> None:
+        search = self._search
+        if search["plateaus"] == 0 and search["descended"] < self.gradient_steps:
+            self.plateau.see(search, self._descend(batch))
+            search["descended"] += 1
+            return
+        sigma = self._candidates.sigma * search["widened"]
+        escaped = self._look_around(batch, self.attention_steps, sigma, forget=True)
+        self.plateau.begin(search, elsewhere=escaped)
+        search["descended"] = 0
+        wider = search["widened"] * self.growth
+        search["widened"] = 1.0 if escaped or wider > self.reach else wider

@@ -1,0 +1,137 @@
+"""A gradient step whose length is a softmax-weighted mean of several that were tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD
+
+from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
+from unstuck.optim._temperature import weigh
+from unstuck.optim._trials import copies
+from unstuck.optim._validate import non_negative
+
+__all__ = ["LRAttention"]
+
+FACTORS = tuple(2.0**k for k in range(-4, 5))
+
+
+class LRAttention(Hybrid):
+    r"""Learning-rate attention: at every step try K rates, and take their weighted mean.
+
+    With the update :math:`u` that the gradient optimizer `base` would make at its learning rate
+    lr (for gradient descent :math:`u = -\mathrm{lr}\,g`) and the factors :math:`f_k`,
+
+    .. math::
+        L_k = L(w + f_k u), \qquad p = \mathrm{softmax}(-\beta L), \qquad
+        w \leftarrow w + \Big(\sum_k p_k f_k\Big) u ,
+
+    so that the rates tried are :math:`\mathrm{lr}_k = f_k\,\mathrm{lr}` and a scheduler of lr moves
+    them all. A step costs K losses more than one of `base`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters, or dictionaries of parameter groups.
+    base : class, callable or Optimizer
+        The gradient optimizer: a class of ``torch.optim`` (``SGD``, ``Adam``, ``LBFGS``), a
+        function of the parameters, or an optimizer of the same parameters.
+    lr : float or Tensor, optional
+        Learning rate given to `base`; None leaves it to the default of `base`.
+    factors : sequence of float
+        What lr is multiplied by, at least 0; a factor of 0 lets a step stand still.
+    beta : float, optional
+        Inverse temperature in 1 / loss. By default it is set at every step so that the
+        effective number of rates is `share` of those with a finite loss.
+    share : float
+        In (0, 1]; see `beta`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values out of range; in :meth:`step` see there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck.optim import LRAttention
+    >>> model = torch.nn.Linear(8, 1)
+    >>> x, y = torch.randn(64, 8), torch.randn(64, 1)
+    >>> optimizer = LRAttention(model.parameters(), torch.optim.Adam, lr=1e-3)
+    >>> for _ in range(3):
+    ...     loss = optimizer.step(lambda: torch.nn.functional.mse_loss(model(x), y))
+    >>> 1e-3 / 16 <= optimizer.history[-1].rate <= 16e-3
+    True
+
+    Notes
+    -----
+    A rate whose loss is NaN or infinite gets weight zero. Where all are, or the gradient is not
+    finite, the parameters stay bit for bit and the reason is in ``history``. Losses of all rates
+    are taken on the batch, with the dropout masks and with the buffers of the gradient. On several
+    processes the closure must return the same loss on all (all-reduce it).
+
+    Learning-rate attention as in the attention-search experiments; the temperature by effective
+    sample size follows sequential Monte Carlo practice (Kong, Liu and Wong, 1994).
+    """
+
+    _draws_noise = False
+    _settings = ("factors", "beta", "share")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Base = SGD,
+        *,
+        lr: float | Tensor | None = None,
+        factors: Sequence[float] = FACTORS,
+        beta: float | None = None,
+        share: float = 0.25,
+    ) -> None:
+        self.factors = tuple(factors)
+        for factor in self.factors:
+            non_negative("factor", factor)
+        if not self.factors:
+            raise ValueError("factors is empty: pass at least one, for example (0.5, 1.0, 2.0)")
+        if beta is not None:
+            non_negative("beta", beta)
+        if not 0 < share <= 1:
+            raise ValueError(f"Invalid share: {share}; it must be in (0, 1]")
+        self.beta, self.share = beta, share
+        super().__init__(params, base, lr, {"kind": "rates"})
+
+    def _advance(self, batch: Batch) -> None:
+        before = batch.start()
+        if not batch.finite:
+            self.history.append(
+                Record("rates", before * self._sign, 0.0, False, "loss or gradient not finite")
+            )
+            return
+        trials = batch.trials()
+        rate = self._rate
+        self._base_step(batch)
+        ends = copies(self._params)
+        moved = list(zip(batch.params, trials.start, ends, strict=True))
+
+        def go(factor: float) -> None:
+            for p, start, end in moved:
+                p.copy_(torch.lerp(start, end, factor))
+
+        with trials:
+            losses = []
+            for factor in self.factors:
+                go(factor)
+                losses.append(trials.loss())
+            weights = weigh(torch.stack(losses) * self._sign, self.beta, self.share)
+        self._search["nfev"] += trials.count
+        factor = math.fsum(p * f for p, f in zip(weights.tolist(), self.factors, strict=True))
+        good = bool(weights.any())
+        if good:
+            go(factor)
+        else:
+            trials.write(trials.start)
+        reason = "" if good else "no rate has a finite loss"
+        self.history.append(Record("rates", before * self._sign, factor * rate, good, reason))

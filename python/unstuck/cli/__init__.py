@@ -15,7 +15,7 @@ from unstuck._extras import MissingExtraError, require
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = ("race", "reproduce")
+COMMANDS = ("race", "minimize", "reproduce")
 
 
 def build_app() -> typer.Typer:

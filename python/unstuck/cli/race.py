@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unstuck._extras import require
+from unstuck.cli._options import FORMATS, INTERRUPTED, read_device, read_option, writable
 from unstuck.plots import race_figure
 from unstuck.problems import DATA, MODELS, load_data, lookup, make_model
 from unstuck.training import (
@@ -31,12 +30,7 @@ from unstuck.training import (
     race,
 )
 
-INTERRUPTED = 130  # what a shell reports for a command stopped by Ctrl-C
-FORMATS = (".png", ".pdf", ".svg")
 AT: dict[str, At] = {"last": "last", "best": "best"}
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 def register(app: typer.Typer) -> None:
@@ -85,13 +79,13 @@ def command(
     same batches. Ends with a table, a picture of the curves and all results as JSON.
     """
     console = Console()
-    field = _option("--optimizers", entrants, optimizers)
-    _option("--schedule", lambda name: lookup(SCHEDULES, name, "schedule"), schedule)
-    when = _option("--at", lambda name: lookup(AT, name, "choice"), at)
-    target = _option("--device", _device, device)
-    picture = _option("--out", _writable, out)
-    _option("--data", lambda name: lookup(DATA, name, "data set"), data)
-    _option("--model", lambda name: make_model(name, load_data(data)), model)
+    field = read_option("--optimizers", entrants, optimizers)
+    read_option("--schedule", lambda name: lookup(SCHEDULES, name, "schedule"), schedule)
+    when = read_option("--at", lambda name: lookup(AT, name, "choice"), at)
+    target = read_option("--device", read_device, device)
+    picture = read_option("--out", writable, out)
+    read_option("--data", lambda name: lookup(DATA, name, "data set"), data)
+    read_option("--model", lambda name: make_model(name, load_data(data)), model)
     require("matplotlib.figure", extra="cli", purpose="the picture")
 
     with Live(console) as live:
@@ -239,35 +233,3 @@ def _writer(size: float) -> Callable[[float], str]:
 
 def _number(value: float) -> str:
     return _writer(value)(value)
-
-
-def _option(name: str, read: Callable[[U], T], value: U) -> T:
-    """Read an option, turning what is wrong with its value into a usage error."""
-    try:
-        return read(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=name) from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name!r} cannot be used: {reason}") from error
-    return device
-
-
-def _writable(path: Path) -> Path:
-    """Check before the race that its picture can be written, and make its folder."""
-    path = path if path.suffix else path.with_suffix(".png")
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path} must end in one of {', '.join(FORMATS)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"cannot write {path}")
-    return path

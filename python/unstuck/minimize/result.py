@@ -16,6 +16,8 @@ LINE = 76
 class History:
     """How a minimisation went; entry 0 is the start, the others follow one iteration each.
 
+    The last may be of an iteration that the budget or an interrupt cut short.
+
     Attributes
     ----------
     nfev : list of int

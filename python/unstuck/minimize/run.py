@@ -157,6 +157,8 @@ class Run:
         )
 
     def _result(self, ending: Ending) -> OptimizeResult:
+        if self._history.nfev and self._function.nfev > self._history.nfev[-1]:
+            self._note(self._search.center)  # an iteration that was not completed
         if ending.status in (0, 1) and not math.isfinite(self._function.best_f):
             ending = Ending(3, f"No value was finite. {ending.message}")
         result = OptimizeResult(

@@ -2,5 +2,6 @@
 
 from unstuck.plots.blend import blend_figure
 from unstuck.plots.race import race_figure
+from unstuck.plots.search import convergence_figure, trajectory_figure
 
-__all__ = ["blend_figure", "race_figure"]
+__all__ = ["blend_figure", "convergence_figure", "race_figure", "trajectory_figure"]

@@ -128,7 +128,7 @@ def integers(
 def normals(words: Tensor) -> Tensor:
     """Return Box-Muller's float32 normals of whole groups of words [..., 64 G]."""
     u = ((words >> 9).double() + 0.5) * 2.0**-23
-    pairs = u.view(*u.shape[:-1], -1, 2, 2, LANES)  # [..., G, half, 2, lane]
+    pairs = u.view(*u.shape[:-1], u.shape[-1] // GROUP, 2, 2, LANES)  # [..., G, half, 2, lane]
     radius = torch.sqrt(-2 * torch.log(pairs[..., 0, :]))
     angle = 2 * math.pi * pairs[..., 1, :]
     both = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -2)

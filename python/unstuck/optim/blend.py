@@ -340,8 +340,9 @@ class DynamicBlend(Optimizer):
 
     def _advance(self, active: set[int]) -> None:
         """Count a step of every group that has made one and has a schedule."""
-        for index in active & self._schedules.keys():
-            self.param_groups[index]["schedule_step"] += 1
+        for index in active:
+            if index in self._schedules:
+                self.param_groups[index]["schedule_step"] += 1
 
     def _settings(self, index: int, *, active: bool = True) -> blend.Group:
         """Return what the kernels need to know of one group now.

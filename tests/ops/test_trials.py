@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unstuck.ops import landscapes, objectives, reference_trials, trials
+from unstuck.ops import _trials_now, landscapes, objectives, reference_trials, trials
 from unstuck.ops.landscapes import Landscape
 
 from .test_objectives import KINDS, make
@@ -90,7 +90,7 @@ def test_landscapes(backend, name: str, monkeypatch) -> None:
     rates = torch.linspace(0, 1, 5, dtype=torch.float64)
     expected = torch.stack([landscapes.value(landscape, w - rate * d) for rate in rates])
     torch.testing.assert_close(trials.losses(landscape, w, d, rates), expected)
-    monkeypatch.setattr(trials, "MEMORY", 1)  # one at a time
+    monkeypatch.setattr(_trials_now, "MEMORY", 1)  # one at a time
     new, losses, p, rate = trials.step(landscape, w, d, rates, 1.0)
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(p, torch.softmax(-expected, 0))

@@ -44,7 +44,7 @@ def test_problems_by_name(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["trapped", "linear-regression", "logistic-regression"])
 @pytest.mark.parametrize("dim", [1, 2, 30])
 def test_minima_are_minima(name: str, dim: int) -> None:
-    problem = problems.get(name, dim, dtype=DOUBLE)
+    problem = problems.get(name, dim, dtype=DOUBLE, samples=2000)
     assert problem.minimum is not None
     w = problem.minimizer
     assert bool((w >= problem.bounds[0]).all() and (w <= problem.bounds[1]).all())

@@ -17,6 +17,7 @@ from unstuck.ops._objective_kinds import (
     Trapped,
     TwoLayerNet,
 )
+from unstuck.ops._trials_now import kernels, trapped_numbers
 from unstuck.ops.candidates import Draw, Region
 
 __all__ = [
@@ -114,6 +115,13 @@ def value_and_gradient(objective: Objective, w: Tensor) -> tuple[Tensor, Tensor]
     (tensor(2.5000), tensor([-5.]))
     """
     check_point(objective, w)
+    w = w.detach()
+    if not isinstance(objective, TwoLayerNet) and w.ndim == 1 and (module := kernels(objective)):
+        w = w.contiguous()
+        loss, gradient = w.new_empty(()), torch.empty_like(w)
+        numbers, threads = trapped_numbers(objective), torch.get_num_threads()
+        module.regression_gradient(objective.X, objective.y, *numbers, w, loss, gradient, threads)
+        return loss, gradient
     with torch.no_grad():
         return reference_objectives.value_and_gradient(objective, w)
 

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from unstuck.ops import landscapes, objectives, reference_trials
+from unstuck.ops import objectives
+from unstuck.ops._trials_library import pack
+from unstuck.ops._trials_now import Along, Step, losses_now, step_now
 from unstuck.ops.landscapes import Landscape
-from unstuck.ops.objectives import Objective
 
 __all__ = ["Step", "losses", "step"]
-
-Along: TypeAlias = Objective | Landscape
-
-MEMORY = 1 << 23  # bytes of trial points of a landscape at a time
-
-
-class Step(NamedTuple):
-    """What :func:`step` returns."""
-
-    w: Tensor
-    """The new point, ``[D]``."""
-    losses: Tensor
-    """``L(w - rates[k] d)``, ``[K]``."""
-    p: Tensor
-    """Weights of the rates, ``[K]``; their sum is one, or zero when no loss was finite."""
-    rate: Tensor
-    """``sum p_k rates_k``, 0-d; zero when no loss was finite."""
 
 
 def _check(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> None:
@@ -47,16 +30,6 @@ def _check(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> None:
                 f"{name} must have the dtype and the device of w, {w.dtype} on {w.device}, not "
                 f"{x.dtype} on {x.device}"
             )
-
-
-def _losses(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
-    if not isinstance(objective, Landscape):
-        return reference_trials.losses(objective, w, d, rates)
-    many = max(1, MEMORY // (w.numel() * w.element_size()))
-    parts = [
-        landscapes.value(objective, w - part[:, None] * d) for part in torch.split(rates, many)
-    ]
-    return torch.cat(parts)
 
 
 def losses(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
@@ -95,8 +68,11 @@ def losses(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
     tensor([2.5000, 0.6250, 0.6250])
     """
     _check(objective, w, d, rates)
-    with torch.no_grad():
-        return _losses(objective, w, d, rates)
+    w, d, rates = w.detach(), d.detach(), rates.detach()
+    if torch.compiler.is_compiling():
+        losses: Tensor = torch.ops.unstuck.trial_losses(*pack(objective), w, d, rates)
+        return losses
+    return losses_now(objective, w.contiguous(), d.contiguous(), rates.contiguous())
 
 
 def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
@@ -138,7 +114,7 @@ def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> 
     _check(objective, w, d, rates)
     if not (math.isfinite(beta) and beta >= 0):
         raise ValueError(f"beta must be a finite number of at least 0, not {beta}")
-    with torch.no_grad():
-        tried = _losses(objective, w, d, rates)
-        p, rate = reference_trials.choose(tried, rates, beta)
-        return Step(torch.where(rate == 0, w, w - rate * d), tried, p, rate)
+    w, d, rates = w.detach(), d.detach(), rates.detach()
+    if torch.compiler.is_compiling():
+        return Step(*torch.ops.unstuck.trial_step(*pack(objective), w, d, rates, beta))
+    return step_now(objective, w.contiguous(), d.contiguous(), rates.contiguous(), beta)

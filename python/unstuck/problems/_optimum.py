@@ -17,7 +17,8 @@ MOST_POINTS = 1 << 16
 
 def least_squares(X: Tensor, y: Tensor) -> Tensor:
     """Return the w ``[D]`` of least norm that makes ``norm(X w - y)`` least."""
-    return torch.linalg.lstsq(X, y[:, None], driver="gelsd").solution[:, 0]
+    w: Tensor = torch.linalg.lstsq(X, y[:, None], driver="gelsd").solution[:, 0]
+    return w
 
 
 def logistic(objective: LogisticRegression) -> Tensor | None:
@@ -87,7 +88,8 @@ def trapped(objective: Trapped) -> Tensor:
         grid = low + (high - low) * torch.linspace(0, 1, 9, dtype=torch.float64)
         best = int(loss(grid).argmin())
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, 8)]
-    return basis @ (b / (eigenvalues + (low + high) / 2))
+    w: Tensor = basis @ (b / (eigenvalues + (low + high) / 2))
+    return w
 
 
 def _at(eigenvalues: Tensor, b: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,118 @@
+// The entry points of the objectives with data, and their argument checks.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "bind_arrays.hpp"
+#include "objective_terms.hpp"
+
+namespace unstuck {
+
+// A Backend has kDeviceType, regression_trials, net_trials and regression_gradient; `where` is the
+// number of threads on the CPU.
+template <class Backend>
+struct ObjectiveCalls {
+  static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
+                               double kappa, bool logistic) {
+    const auto m = arrays.matrix(x, "X");
+    return {m.data,        arrays.read(y, "y", m.rows),
+            m.rows,        m.columns,
+            m.stride,      lam,
+            kappa,         logistic,
+            arrays.dtype()};
+  }
+
+  static Trials trials(Arrays& arrays, int64_t dim, const py::object& w, const py::object& d,
+                       const py::object& rates, double beta, const py::object& losses,
+                       const py::object& p, const py::object& moved, const py::object& rate) {
+    Trials t{};
+    t.count = arrays.length(rates, "rates");
+    t.beta = non_negative(py::float_(beta), {"beta"});
+    t.w = arrays.read(w, "w", dim);
+    t.d = arrays.read(d, "d", dim);
+    t.rates = arrays.read(rates, "rates", t.count);
+    t.losses = arrays.write(losses, "losses", t.count);
+    if (moved.is_none()) return t;
+    t.p = arrays.write(p, "p", t.count);
+    t.moved = arrays.write(moved, "moved", dim);
+    t.rate = arrays.write(rate, "rate", 1);
+    return t;
+  }
+
+  static void regression_trials(const py::object& x, const py::object& y, double lam, double kappa,
+                                bool logistic, const py::object& w, const py::object& d,
+                                const py::object& rates, double beta, const py::object& losses,
+                                const py::object& p, const py::object& moved,
+                                const py::object& rate, uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    const Trials t = trials(arrays, objective.dim, w, d, rates, beta, losses, p, moved, rate);
+    arrays.check_memory();
+    py::gil_scoped_release release;
+    Backend::regression_trials(objective, t, where);
+  }
+
+  static void net_trials(const py::object& first, const py::object& y, bool cross_entropy,
+                         int64_t features, int64_t hidden, int64_t outputs, const py::object& w,
+                         const py::object& d, const py::object& rates, double beta,
+                         const py::object& losses, const py::object& p, const py::object& moved,
+                         const py::object& rate, uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    for (const auto& [size, name] : {std::pair{features, "features"}, std::pair{hidden, "hidden"},
+                                     std::pair{outputs, "outputs"}})
+      if (size < 1 || size > INT32_MAX)
+        throw py::value_error(std::string(name) + " must be from 1 to 2147483647, not " +
+                              std::to_string(size));
+    const int64_t tail = hidden * (features + 1), dim = tail + outputs * (hidden + 1);
+    NetTrials net{};
+    net.n = arrays.length(y, "y");
+    net.hidden = hidden;
+    net.outputs = outputs;
+    net.cross_entropy = cross_entropy;
+    net.first = arrays.read(first, "first", 2 * hidden * net.n);
+    net.dtype = arrays.dtype();
+    const int64_t bytes = size_of(net.dtype);
+    net.slope = static_cast<const char*>(net.first) + hidden * net.n * bytes;
+    net.y = cross_entropy ? arrays.read_int64(y, "y", net.n) : arrays.read(y, "y", net.n);
+    const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate);
+    net.second = static_cast<const char*>(t.w) + tail * bytes;
+    net.change = static_cast<const char*>(t.d) + tail * bytes;
+    arrays.check_memory();
+    py::gil_scoped_release release;
+    Backend::net_trials(net, t, dim, where);
+  }
+
+  static void regression_gradient(const py::object& x, const py::object& y, double lam,
+                                  double kappa, bool logistic, const py::object& w,
+                                  const py::object& loss, const py::object& gradient,
+                                  uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    const void* point = arrays.read(w, "w", objective.dim);
+    void* value = arrays.write(loss, "loss", 1);
+    void* slope = arrays.write(gradient, "gradient", objective.dim);
+    arrays.check_memory();
+    py::gil_scoped_release release;
+    Backend::regression_gradient(objective, point, value, slope, where);
+  }
+};
+
+template <class Backend>
+void bind_objectives(py::module_& m) {
+  using Calls = ObjectiveCalls<Backend>;
+  m.def(
+      "regression_trials", &Calls::regression_trials, py::arg("X"), py::arg("y"), py::arg("lam"),
+      py::arg("kappa"), py::arg("logistic"), py::arg("w"), py::arg("d"), py::arg("rates"),
+      py::arg("beta"), py::arg("losses"), py::arg("p"), py::arg("moved"), py::arg("rate"),
+      py::arg("where"),
+      "Losses of a regression at w - rates d and, unless moved is None, the step they decide on.");
+  m.def("net_trials", &Calls::net_trials, py::arg("first"), py::arg("y"), py::arg("cross_entropy"),
+        py::arg("features"), py::arg("hidden"), py::arg("outputs"), py::arg("w"), py::arg("d"),
+        py::arg("rates"), py::arg("beta"), py::arg("losses"), py::arg("p"), py::arg("moved"),
+        py::arg("rate"), py::arg("where"),
+        "The same of a two-layer net, from its first layer's outputs at w and along d.");
+  m.def("regression_gradient", &Calls::regression_gradient, py::arg("X"), py::arg("y"),
+        py::arg("lam"), py::arg("kappa"), py::arg("logistic"), py::arg("w"), py::arg("loss"),
+        py::arg("gradient"), py::arg("where"), "A regression's loss and gradient, in one pass.");
+}
+
+}  // namespace unstuck

@@ -1,0 +1,71 @@
+// Losses at w - rate d for many rates, from what is computed once, and the step they decide on.
+//
+//   r = X w - y, q = X d:  norm(r - rate q)^2 = r.r - 2 rate r.q + rate^2 q.q
+//   trapped                L = norm(r - rate q)^2 / n + lam sin(kappa norm(w - rate d)^2)
+//   p = softmax(-beta L),  w <- w - (sum p_k rate_k) d
+#pragma once
+#include <cstdint>
+
+#if !defined(__CUDACC__)
+#include <cmath>
+#endif
+
+#include "core/macros.hpp"
+
+namespace unstuck {
+
+// The squared length of x - rate d for any rate, from three inner products.
+struct Parabola {
+  double xx, xd, dd;
+  UNSTUCK_HD void add(double x, double d) {
+    xx += x * x;
+    xd += x * d;
+    dd += d * d;
+  }
+  UNSTUCK_HD void add(const Parabola& other) {
+    xx += other.xx;
+    xd += other.xd;
+    dd += other.dd;
+  }
+  UNSTUCK_HD double at(double rate) const {
+    const double square = xx - 2.0 * rate * xd + rate * rate * dd;
+    return square < 0 ? 0 : square;  // NaN stays
+  }
+};
+
+// `residual` is X w - y and X d, `point` is w and d. Without traps lam is 0.
+UNSTUCK_HD double trapped_loss(double residual_square, double point_square, double n, double lam,
+                               double kappa) {
+  const double fit = residual_square / n;
+  return lam != 0 ? fit + lam * sin(kappa * point_square) : fit;
+}
+
+UNSTUCK_HD bool is_finite(double x) { return x - x == 0; }
+
+// Softmax weights of -beta losses, and the rate they make. What is not finite weighs nothing; where
+// nothing is, all weights and the rate are 0.
+template <class R>
+UNSTUCK_HD double choose_rate(const R* losses, const R* rates, int64_t count, double beta, R* p) {
+  double top = 0;
+  bool any = false;
+  for (int64_t k = 0; k < count; ++k) {
+    const double score = -beta * double(losses[k]);
+    if (!is_finite(double(losses[k])) || !is_finite(double(rates[k]))) continue;
+    if (!any || score > top) top = score;
+    any = true;
+  }
+  double total = 0, rate = 0;
+  for (int64_t k = 0; any && k < count; ++k) {
+    if (!is_finite(double(losses[k])) || !is_finite(double(rates[k]))) continue;
+    const double weight = exp(-beta * double(losses[k]) - top);
+    total += weight;
+    rate += weight * double(rates[k]);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    const bool good = is_finite(double(losses[k])) && is_finite(double(rates[k]));
+    p[k] = any && good ? R(exp(-beta * double(losses[k]) - top) / total) : R(0);
+  }
+  return any ? rate / total : 0;
+}
+
+}  // namespace unstuck

@@ -1,0 +1,36 @@
+// What the binding hands to the kernels of the objectives with data, whatever the device.
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.hpp"
+
+namespace unstuck {
+
+// mean (X w - y)^2 + lam sin(kappa norm(w)^2), or mean log(1 + exp(z)) - y z with z = X w.
+struct Regression {
+  const void *x, *y;  // [n, D] with `stride` elements between rows, and [n]
+  int64_t n, dim, stride;
+  double lam, kappa;
+  bool logistic;
+  DType dtype;
+};
+
+// Points w - rates[k] d. Where `moved` is not null the step is taken too.
+struct Trials {
+  const void *w, *d, *rates;  // [D], [D], [K]
+  int64_t count;
+  double beta;
+  void *losses, *p, *moved, *rate;  // [K], [K], [D], one
+};
+
+// Outputs of a two-layer net at w and along d: what is linear in the parameters, computed before.
+struct NetTrials {
+  const void *first, *slope;    // W1 x + b1 and its change along d, [H, n]
+  const void *second, *change;  // the second layer's part of w and d: W2 [C, H], then b2 [C]
+  const void* y;                // [n], of the dtype or int64
+  int64_t n, hidden, outputs;
+  bool cross_entropy;
+  DType dtype;
+};
+
+}  // namespace unstuck

@@ -1,0 +1,138 @@
+"""Learning-rate trials beside the evaluations that they replace, written with torch's autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from unstuck.ops import objectives, trials
+from unstuck.ops.objectives import LogisticRegression, Trapped, TwoLayerNet
+from unstuck.problems.objectives import classification_data, regression_data
+
+
+def by_autograd(loss: Callable[[Tensor], Tensor], w: Tensor) -> Callable[[], object]:
+    """One loss and its gradient, as a user of torch gets them."""
+
+    def run() -> object:
+        point = w.detach().requires_grad_()
+        return torch.autograd.grad(loss(point), point)
+
+    return run
+
+
+def trapped() -> tuple[Trapped, Callable[[Tensor], Tensor]]:
+    objective = Trapped(*regression_data(10_000, 1000), lam=1.0, kappa=5.0)
+
+    def loss(w: Tensor) -> Tensor:
+        fit = (objective.X @ w - objective.y).square().mean()
+        return fit + objective.lam * (objective.kappa * w.square().sum()).sin()
+
+    return objective, loss
+
+
+def logistic() -> tuple[LogisticRegression, Callable[[Tensor], Tensor]]:
+    objective = LogisticRegression(*classification_data(10_000, 1000))
+
+    def loss(w: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(objective.X @ w, objective.y)
+
+    return objective, loss
+
+
+def line(dim: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    w, d = (0.1 * torch.randn(dim, generator=generator) for _ in range(2))
+    return w, d, torch.linspace(0, 1, count)
+
+
+def test_trapped_64_rates(side_by_side) -> None:
+    objective, loss = trapped()
+    w, d, rates = line(objective.dim, 64)
+    side_by_side(
+        "trapped 10000 x 1000, 64 rates",
+        lambda: trials.step(objective, w, d, rates, beta=1.0),
+        {
+            "one loss and gradient, autograd": by_autograd(loss, w),
+            "one loss and gradient, ours": lambda: objectives.value_and_gradient(objective, w),
+        },
+        bytes=4 * objective.X.numel(),
+        targets={"one loss and gradient, autograd": 1.5},
+    )
+
+
+def test_logistic_64_rates(side_by_side) -> None:
+    objective, loss = logistic()
+    w, d, rates = line(objective.dim, 64)
+    side_by_side(
+        "logistic 10000 x 1000, 64 rates",
+        lambda: trials.step(objective, w, d, rates, beta=1.0),
+        {"one loss and gradient, autograd": by_autograd(loss, w)},
+        bytes=4 * objective.X.numel(),
+        targets={"one loss and gradient, autograd": 1.5},
+    )
+
+
+def test_one_gradient(side_by_side) -> None:
+    """The loss and the gradient from one reading of the data, where torch reads it twice."""
+    objective, loss = trapped()
+    w = line(objective.dim, 1)[0]
+    side_by_side(
+        "trapped 10000 x 1000, one gradient",
+        lambda: objectives.value_and_gradient(objective, w),
+        {"autograd": by_autograd(loss, w)},
+        bytes=4 * objective.X.numel(),
+    )
+
+
+def forwards(objective: TwoLayerNet, w: Tensor, d: Tensor, rates: Tensor) -> Callable[[], object]:
+    """As many forward passes of torch modules as there are rates."""
+    features = objective.X.shape[1]
+    net = nn.Sequential(
+        nn.Linear(features, objective.hidden),
+        nn.ReLU(),
+        nn.Linear(objective.hidden, objective.outputs),
+    )
+    parameters = list(net.parameters())
+
+    @torch.no_grad()
+    def run() -> object:
+        losses = []
+        for rate in rates:
+            nn.utils.vector_to_parameters(w - rate * d, parameters)
+            z = net(objective.X)
+            if objective.loss == "bce":
+                bce = nn.functional.binary_cross_entropy_with_logits
+                losses.append(bce(z.squeeze(1), objective.y))
+            else:
+                losses.append(nn.functional.cross_entropy(z, objective.y))
+        return torch.stack(losses)
+
+    return run
+
+
+def compare_net(side_by_side, name: str, objective: TwoLayerNet) -> None:
+    w, d, rates = line(objective.dim, 16)
+    side_by_side(
+        name,
+        lambda: trials.step(objective, w, d, rates, beta=1.0),
+        {"16 forward passes": forwards(objective, w, d, rates)},
+        targets={"16 forward passes": 0.3},
+    )
+
+
+def test_wide_net_16_rates(side_by_side) -> None:
+    X = torch.randn(1000, 784)
+    net = TwoLayerNet(X, torch.arange(1000) % 10, hidden=128, loss="cross-entropy")
+    compare_net(side_by_side, "net 784-128-10, 1000 rows, 16 rates", net)
+
+
+def test_narrow_net_16_rates(side_by_side) -> None:
+    X, y = classification_data(1000, 20)
+    compare_net(side_by_side, "net 20-64-1, 1000 rows, 16 rates", TwoLayerNet(X, y, hidden=64))
+
+
+def test_small_net_16_rates(side_by_side) -> None:
+    X, y = classification_data(20, 2)
+    compare_net(side_by_side, "net 2-10-1, 20 rows, 16 rates", TwoLayerNet(X, y, hidden=10))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import noise
-from unstuck.optim._temperature import weigh
 from unstuck.optim._trials import Trials, copies
 from unstuck.optim._validate import non_negative
+from unstuck.search._temperature import weigh
 
 
 class Settings(NamedTuple):

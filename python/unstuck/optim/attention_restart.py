@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.optim import SGD
 
 from unstuck.optim._candidates import Settings
-from unstuck.optim._escape import Escaping, Plateau
+from unstuck.optim._escape import Escaping
 from unstuck.optim._hybrid import Base, Batch
 from unstuck.optim._validate import non_negative, positive
+from unstuck.search._plateau import Plateau
 
 __all__ = ["AttentionRestart"]
 

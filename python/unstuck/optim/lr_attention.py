@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import SGD
 
 from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
-from unstuck.optim._temperature import weigh
 from unstuck.optim._trials import copies
 from unstuck.optim._validate import non_negative
+from unstuck.search._temperature import weigh
 
 __all__ = ["LRAttention"]
 

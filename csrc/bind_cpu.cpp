@@ -6,7 +6,12 @@
 #include <algorithm>
 
 #include "bind_blend.hpp"
+#include "bind_candidates.hpp"
+#include "bind_objectives.hpp"
 #include "cpu/blend.hpp"
+#include "cpu/candidates.hpp"
+#include "cpu/objectives.hpp"
+#include "cpu/trials.hpp"
 
 namespace py = pybind11;
 
@@ -33,6 +38,16 @@ struct CpuBackend {
   static void hypergradient(const BlendStep& step, Workspace& w, uintptr_t threads) {
     cpu::blend_hypergradient(step, w.chunks, w.partials, sane(threads));
   }
+  static void regression_trials(const Regression& o, const Trials& t, uintptr_t threads) {
+    cpu::regression_trials(o, t, sane(threads));
+  }
+  static void net_trials(const NetTrials& net, const Trials& t, int64_t dim, uintptr_t threads) {
+    cpu::net_trials(net, t, dim, sane(threads));
+  }
+  static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
+                                  uintptr_t threads) {
+    cpu::regression_gradient(o, w, loss, gradient, sane(threads));
+  }
   // Four threads a core are more than enough; OpenMP ends the process when it cannot start one.
   static int sane(uintptr_t threads) {
 #ifdef _OPENMP
@@ -58,4 +73,6 @@ PYBIND11_MODULE(_C, m) {
       "Bind to the imported torch; True when tensors are read through the DLPack exchange API.");
   m.def("instruction_set", &unstuck::cpu::instruction_set, "The clone that the loader chose.");
   unstuck::bind_blend<unstuck::CpuBackend>(m);
+  unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
+  unstuck::bind_objectives<unstuck::CpuBackend>(m);
 }

@@ -3,13 +3,15 @@
 // reads.
 #include "cpu/noise.hpp"
 
+#include <algorithm>
+
 #include "math/normal.hpp"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define UNSTUCK_X86 1
 #include <immintrin.h>
-#if !defined( \
-    __clang__)  // g++ 12 takes the "undefined" registers of its own header for an oversight
+#if !defined(__clang__)
+// g++ 12 takes the "undefined" registers of its own header for an oversight.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
@@ -155,18 +157,11 @@ void noise_row(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_
             out + g * kNoiseGroup);
 }
 
-void noise_column(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t groups,
-                  uint32_t* out) {
-  for (int64_t g = 0; g < groups; ++g)
-    for (int64_t b = 0; b < kNoiseLanes; ++b)
-      sixteen(form, noise,
-              {uint32_t(g * kNoiseLanes + b), candidate, 0, 1, kNoiseLanes * kNoiseLanes},
-              out + (g * kNoiseGroup + b) * kNoiseLanes);
-}
-
-UNSTUCK_CLONES void normals_row(const uint32_t* __restrict words, int64_t groups,
-                                float* __restrict out) {
-  for (int64_t p = 0; p < 2 * groups; ++p) {
+namespace entry {
+// Pairs of sixteen words, one behind the other.
+UNSTUCK_CLONES void pairs_row(const uint32_t* __restrict words, int64_t pairs,
+                              float* __restrict out) {
+  for (int64_t p = 0; p < pairs; ++p) {
     const uint32_t* w = words + p * 2 * kNoiseLanes;
     float* x = out + p * 2 * kNoiseLanes;
 #pragma omp simd
@@ -174,15 +169,38 @@ UNSTUCK_CLONES void normals_row(const uint32_t* __restrict words, int64_t groups
       box_muller(w[l], w[kNoiseLanes + l], x[l], x[kNoiseLanes + l]);
   }
 }
-
-UNSTUCK_CLONES void normals_column(const uint32_t* __restrict words, int64_t groups,
-                                   float* __restrict out) {
-  constexpr int64_t kHalf = kNoiseLanes * kNoiseLanes;
-  for (int64_t p = 0; p < 2 * groups; ++p) {
-    const uint32_t* w = words + p * 2 * kHalf;
-    float* x = out + p * 2 * kHalf;
+// Words with what stands `stride` behind them; n is a multiple of sixteen.
+UNSTUCK_CLONES void pairs_column(const uint32_t* __restrict words, int64_t n, int64_t stride,
+                                 float* __restrict out) {
+  for (int64_t i = 0; i < n; i += kNoiseLanes) {
 #pragma omp simd
-    for (int64_t l = 0; l < kHalf; ++l) box_muller(w[l], w[kHalf + l], x[l], x[kHalf + l]);
+    for (int64_t l = 0; l < kNoiseLanes; ++l)
+      box_muller(words[i + l], words[stride + i + l], out[i + l], out[stride + i + l]);
+  }
+}
+}  // namespace entry
+
+void normals_row(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t group,
+                 int64_t n, uint32_t* words, float* out) {
+  noise_row(form, noise, candidate, group, (n + kNoiseGroup - 1) / kNoiseGroup, words);
+  entry::pairs_row(words, (n + 2 * kNoiseLanes - 1) / (2 * kNoiseLanes), out);
+}
+
+void normals_column(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t n,
+                    uint32_t* words, float* out) {
+  constexpr int64_t kStride = kNoiseLanes * kNoiseLanes;  // from a word to the next of its block
+  for (int64_t begin = 0; begin < n; begin += kNoiseGroup) {
+    const int64_t left = std::min(n - begin, kNoiseGroup);
+    const int64_t blocks = std::min<int64_t>(left, kNoiseLanes);
+    for (int64_t b = 0; b < blocks; ++b)
+      sixteen(form, noise,
+              {uint32_t(begin / kNoiseGroup * kNoiseLanes + b), candidate, 0, 1, kStride},
+              words + b * kNoiseLanes);
+    entry::pairs_column(words, blocks * kNoiseLanes, kStride, out + begin * kNoiseLanes);
+    if (left > 2 * kNoiseLanes)
+      entry::pairs_column(words + 2 * kStride,
+                          std::min<int64_t>(left - 2 * kNoiseLanes, kNoiseLanes) * kNoiseLanes,
+                          kStride, out + begin * kNoiseLanes + 2 * kStride);
   }
 }
 

@@ -38,6 +38,12 @@ UNSTUCK_HD double whole(double x) {
   return __builtin_rint(x);
 #endif
 }
+// The largest whole number that is not above x.
+template <class R>
+UNSTUCK_HD R below(R x) {
+  const R near = whole(x);
+  return near > x ? near - R(1) : near;
+}
 UNSTUCK_HD float square_root(float x) {
 #if defined(__CUDA_ARCH__)
   return sqrtf(x);
@@ -135,6 +141,18 @@ UNSTUCK_HD double exp_negative(double x) {
                                   2.48015873015873e-05, 2.7557319223985893e-06,
                                   2.755731922398589e-07, 2.505210838544172e-08,
                                   2.08767569878681e-09, 1.6059043836821613e-10);
+}
+
+// 1 - exp(x) for x <= 0, accurate near 0: with h = 1 - exp(x / 2^k), h <- h (2 - h) undoes one k.
+template <class R>
+UNSTUCK_HD R one_less_exp_negative(R x) {
+  if (!(x > R(-0.5))) return R(1) - exp_negative(x);
+  const R y = x * R(0.0625);  // its series
+  R h = -y * horner(y, R(1), R(0.5), R(0.16666666666666666), R(0.041666666666666664),
+                    R(0.008333333333333333), R(0.001388888888888889), R(0.0001984126984126984),
+                    R(2.48015873015873e-05), R(2.7557319223985893e-06));
+  for (int k = 0; k < 4; ++k) h = h * (R(2) - h);
+  return h;
 }
 
 }  // namespace unstuck

@@ -55,6 +55,52 @@ class BlendPlan:
     def workspace_size(self) -> int:
         """float64 numbers that set_workspace() needs."""
 
+class CandidatePlan:
+    """Candidates of one objective: evaluated and weighed without being stored."""
+
+    def __init__(self, landscape: int, parameters: Sequence[float], dim: int) -> None: ...
+    def combine(
+        self,
+        region: tuple[Any, ...],
+        draw: tuple[Any, ...],
+        weights: Tensor,
+        shift: Tensor,
+        square: Tensor,
+        where: int,
+    ) -> None:
+        """Weighted sums of the candidates' ways from the mean."""
+
+    def losses(
+        self, region: tuple[Any, ...], draw: tuple[Any, ...], out: Tensor, where: int
+    ) -> None:
+        """Losses of the candidates; `where` is threads or the stream."""
+
+    def sample(
+        self, region: tuple[Any, ...], draw: tuple[Any, ...], first: int, out: Tensor, where: int
+    ) -> None:
+        """Candidates first, first + 1, ..."""
+
+    def softmax(
+        self,
+        region: tuple[Any, ...],
+        draw: tuple[Any, ...],
+        beta: float,
+        out: Tensor,
+        shift: Tensor,
+        square: Tensor,
+        where: int,
+    ) -> float:
+        """Losses and softmax-weighted sums; returns the effective sample size."""
+
+    def set_workspace(self, workspace: Tensor) -> None:
+        """Lend scratch memory on the device."""
+
+    def values(self, points: Tensor, out: Tensor, where: int) -> None:
+        """The objective at the rows of a matrix."""
+
+    def workspace_size(self, count: int, antithetic: bool) -> int:
+        """float64 numbers that set_workspace() needs for calls with this many candidates."""
+
 def gate_layout() -> dict[str, int]:
     """Sizes of the gate's vector; unstuck.ops.gate holds the same layout."""
 
@@ -66,3 +112,61 @@ def init(torch: ModuleType, dlpack: bool = True, handles: bool = True) -> bool:
 
 def instruction_set() -> str:
     """The clone that the loader chose."""
+
+def noise_forms() -> list[str]:
+    """The instruction sets that noise can be drawn with."""
+
+def noise_words(
+    draw: tuple[Any, ...], first: int, out: Tensor, form: str, where: int
+) -> None:
+    """The integers behind the noise, as float64; `form` is one of noise_forms()."""
+
+def net_trials(
+    first: Tensor,
+    y: Tensor,
+    cross_entropy: bool,
+    features: int,
+    hidden: int,
+    outputs: int,
+    w: Tensor,
+    d: Tensor,
+    rates: Tensor,
+    beta: float,
+    losses: Tensor,
+    p: Tensor | None,
+    moved: Tensor | None,
+    rate: Tensor | None,
+    where: int,
+) -> None:
+    """The same of a two-layer net, from its first layer's outputs at w and along d."""
+
+def regression_gradient(
+    X: Tensor,
+    y: Tensor,
+    lam: float,
+    kappa: float,
+    logistic: bool,
+    w: Tensor,
+    loss: Tensor,
+    gradient: Tensor,
+    where: int,
+) -> None:
+    """A regression's loss and gradient, in one pass."""
+
+def regression_trials(
+    X: Tensor,
+    y: Tensor,
+    lam: float,
+    kappa: float,
+    logistic: bool,
+    w: Tensor,
+    d: Tensor,
+    rates: Tensor,
+    beta: float,
+    losses: Tensor,
+    p: Tensor | None,
+    moved: Tensor | None,
+    rate: Tensor | None,
+    where: int,
+) -> None:
+    """Losses of a regression at w - rates d and, unless moved is None, the step they decide on."""

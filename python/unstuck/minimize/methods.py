@@ -7,6 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unstuck.search import AttentionSearch, Search
+from unstuck.search.hybrids import (
+    Alternating,
+    AttentionRestart,
+    Descent,
+    LRAttention,
+    ReactiveEscape,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Method:
         One line: how it searches.
     """
 
-    make: Callable[..., Search]
+    make: Callable[..., Search | Descent]
     about: str
 
     @property
@@ -32,5 +39,17 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "attention": Method(AttentionSearch, "softmax-weighted mean of candidates drawn around a point")
+    "attention": Method(
+        AttentionSearch, "softmax-weighted mean of candidates drawn around a point; no gradient"
+    ),
+    "reactive-escape": Method(
+        ReactiveEscape, "gradient steps; attention search where they reach a plateau"
+    ),
+    "alternating": Method(Alternating, "gradient and attention steps in a fixed cycle"),
+    "attention-restart": Method(
+        AttentionRestart, "gradient steps to a minimum; attention search for the next start"
+    ),
+    "lr-attention": Method(
+        LRAttention, "gradient steps with the softmax-weighted mean of many learning rates"
+    ),
 }

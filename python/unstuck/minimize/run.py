@@ -13,6 +13,9 @@ from unstuck.minimize.arguments import Callback
 from unstuck.minimize.function import BudgetSpentError, Form, Function
 from unstuck.minimize.result import History, OptimizeResult
 from unstuck.search import Search
+from unstuck.search.hybrids import Descent
+
+PROBES = ("phase", "rate", "accepted")  # of the records of a hybrid
 
 
 class Ending(NamedTuple):
@@ -49,12 +52,10 @@ class Run:
 
     Parameters
     ----------
-    search : Search
+    search : Search or Descent
         At the start.
     function : Function
         The user's function; evaluates, counts and keeps the best.
-    objective
-        What the fused operations understand, or None where there is no such thing.
     form : Form
         How points are handed back.
     rules : Rules
@@ -62,9 +63,9 @@ class Run:
     """
 
     def __init__(
-        self, search: Search, function: Function, objective: Any, form: Form, rules: Rules
+        self, search: Search | Descent, function: Function, form: Form, rules: Rules
     ) -> None:
-        self._search, self._function, self._objective = search, function, objective
+        self._search, self._function = search, function
         self._form, self._rules = form, rules
         self._history = History()
         self._path: list[Any] = []
@@ -98,16 +99,22 @@ class Run:
         return self._result(ending)
 
     def _step(self) -> None:
-        """Ask, evaluate, tell; fused where that cannot exceed the budget."""
-        function, search = self._function, self._search
-        if self._objective is None or function.nfev + search.popsize > function.budget:
-            search.step(function)
+        """Make an iteration; fused where that cannot exceed the budget."""
+        search, function = self._search, self._function
+        if isinstance(search, Search):
+            objective = function.offer(search.popsize)
+            search.step(function if objective is None else objective)
             return
-        before = search.nfev
-        search.step(self._objective)
-        function.nfev += search.nfev - before
-        if search.best.f < function.best_f:
-            function.best_x, function.best_f = search.best
+        record = search.step(function)
+        for name in PROBES:
+            self._history.probes.setdefault(name, [None]).append(getattr(record, name))
+
+    def _best(self) -> tuple[Tensor, float]:
+        """Return the best point; a fused evaluation tells the search alone."""
+        found = self._search.best
+        if found.f < self._function.best_f:
+            return found
+        return self._function.best_x, self._function.best_f
 
     def _ending(self) -> Ending | None:
         if self._function.nfev >= self._function.budget:
@@ -141,16 +148,17 @@ class Run:
         """Write an entry of the history."""
         history = self._history
         history.nfev.append(self._function.nfev)
-        history.fun.append(self._function.best_f)
+        history.fun.append(self._best()[1])
         history.seconds.append(time.perf_counter() - self._began)
         if self._rules.return_all:
             self._path.append(self._form.write(at))
 
     def _so_far(self) -> OptimizeResult:
         function = self._function
+        x, fun = self._best()
         return OptimizeResult(
-            x=self._form.write(function.best_x),
-            fun=function.best_f,
+            x=self._form.write(x),
+            fun=fun,
             nfev=function.nfev,
             ngev=function.ngev,
             nit=self._nit,
@@ -159,7 +167,7 @@ class Run:
     def _result(self, ending: Ending) -> OptimizeResult:
         if self._history.nfev and self._function.nfev > self._history.nfev[-1]:
             self._note(self._search.center)  # an iteration that was not completed
-        if ending.status in (0, 1) and not math.isfinite(self._function.best_f):
+        if ending.status in (0, 1) and not math.isfinite(self._best()[1]):
             ending = Ending(3, f"No value was finite. {ending.message}")
         result = OptimizeResult(
             message=ending.message, success=ending.status in (0, 1), status=ending.status

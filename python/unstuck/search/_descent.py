@@ -86,6 +86,7 @@ class Descent(ABC):
         self._base = _build(base, self._w, lr)
         self._best = Best(start.clone(), math.inf)
         self._counts = {"nfev": 0, "ngev": 0, "nit": 0, "attempts": 0, "escapes": 0}
+        self._seen: dict[str, Any] = {}  # what else decides how it goes on: plain values
         self.history: list[Record] = []
 
     # ------------------------------------------------------------ what can be read
@@ -205,16 +206,19 @@ class Descent(ABC):
         before = float(problem(self.center[None]))
         self._note(self.center, before)
         counts["nfev"] += 1
-        told = getattr(problem, "objective", problem)
-        for _ in range(steps):
-            search.step(told)
+        try:
+            for _ in range(steps):
+                objective = fused(problem, search.popsize)
+                search.step(problem if objective is None else objective)
+        finally:  # an error or an interrupt of the problem does not lose what was found
+            if search.best.f < self._best.f:
+                self._note(*search.best)
         counts["nfev"] += search.nfev
         counts["attempts"] += 1
         better = search.best.f < before or (
             not math.isfinite(before) and math.isfinite(search.best.f)
         )
         if better:
-            self._note(*search.best)
             self._move(search.best.x)
             counts["escapes"] += 1
             if forget or isinstance(self._base, LBFGS):  # moments of another place
@@ -232,7 +236,7 @@ class Descent(ABC):
             "seed": self._seed,
             "counts": dict(self._counts),
             "base": deepcopy(self._base.state_dict()),
-            "rule": self._rule_state(),
+            "seen": dict(self._seen),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -255,13 +259,17 @@ class Descent(ABC):
         self._best = Best(state["best_x"].to(self._w).clone(), float(state["best_f"]))
         self._seed, self._counts = int(state["seed"]), dict(state["counts"])
         self._base.load_state_dict(state["base"])
-        self._load_rule(state["rule"])
+        self._seen = dict(state["seen"])
 
-    def _rule_state(self) -> dict[str, Any]:
-        return {}
 
-    def _load_rule(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`_rule_state` returned."""
+def fused(problem: Any, count: int) -> Any:
+    """Return what a fused operation evaluates at `count` points in place of a problem, or None.
+
+    A problem that counts its evaluations has a method ``offer(count)`` for that, which counts them;
+    any other may have an attribute ``objective``.
+    """
+    offer = getattr(problem, "offer", None)
+    return getattr(problem, "objective", None) if offer is None else offer(count)
 
 
 def _build(base: Base, w: Parameter, lr: float | None) -> Optimizer:

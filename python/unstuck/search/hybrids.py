@@ -16,11 +16,11 @@ from torch import Tensor
 
 from unstuck.ops import trials
 from unstuck.search._base import Bounds
-from unstuck.search._descent import Base, Descent, Differentiable, Record, at_least, whole
+from unstuck.search._descent import Base, Descent, Differentiable, Record, at_least, fused, whole
 from unstuck.search._plateau import Plateau
 from unstuck.search._temperature import weigh
 
-__all__ = ["Alternating", "AttentionRestart", "LRAttention", "ReactiveEscape"]
+__all__ = ["Alternating", "AttentionRestart", "Descent", "LRAttention", "ReactiveEscape"]
 
 FACTORS = tuple(2.0**k for k in range(-12, 4))
 
@@ -91,8 +91,8 @@ class ReactiveEscape(Descent):
         self._plateaus = whole("plateaus", plateaus)
         self._steps = whole("escape_steps", escape_steps)
         self._options = {"popsize": popsize, "mode": mode}
-        self._seen = Plateau.fresh()
         super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        self._seen = Plateau.fresh()
 
     def _advance(self, problem: Differentiable) -> Record:
         if self._seen["plateaus"] < self._plateaus:
@@ -104,12 +104,6 @@ class ReactiveEscape(Descent):
         )
         self._plateau.begin(self._seen, elsewhere=bool(record.accepted))
         return record
-
-    def _rule_state(self) -> dict[str, Any]:
-        return dict(self._seen)
-
-    def _load_rule(self, state: dict[str, Any]) -> None:
-        self._seen = dict(state)
 
 
 class Alternating(Descent):
@@ -223,8 +217,8 @@ class AttentionRestart(Descent):
         self._attention_steps = whole("attention_steps", attention_steps)
         self._growth, self._reach = at_least("growth", growth, 1), at_least("reach", reach, 1)
         self._options = {"popsize": popsize, "mode": mode}
-        self._seen = {**Plateau.fresh(), "descended": 0, "widened": 1.0}
         super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        self._seen = {**Plateau.fresh(), "descended": 0, "widened": 1.0}
 
     def _advance(self, problem: Differentiable) -> Record:
         seen = self._seen
@@ -242,12 +236,6 @@ class AttentionRestart(Descent):
         seen["descended"] = 0
         seen["widened"] = 1.0 if record.accepted or wider > self._reach else wider
         return record
-
-    def _rule_state(self) -> dict[str, Any]:
-        return dict(self._seen)
-
-    def _load_rule(self, state: dict[str, Any]) -> None:
-        self._seen = dict(state)
 
 
 class LRAttention(Descent):
@@ -311,8 +299,8 @@ class LRAttention(Descent):
         if not 0 < share <= 1:
             raise ValueError(f"share must be in (0, 1], not {share}")
         self._beta, self._share = beta, share
-        self._measure = lr is None
         super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        self._seen = {"measure": lr is None}
 
     @property
     def popsize(self) -> int:
@@ -321,8 +309,8 @@ class LRAttention(Descent):
 
     def _advance(self, problem: Differentiable) -> Record:
         start = self.center.clone()
-        if self._measure:
-            self._measure = False
+        if self._seen["measure"]:
+            self._seen["measure"] = False
             self._differentiate(problem)
             assert self._w.grad is not None
             length = float(self._w.grad.norm())
@@ -346,8 +334,8 @@ class LRAttention(Descent):
 
     def _losses(self, problem: Any, w: Tensor, d: Tensor, factors: Tensor) -> Tensor:
         """Evaluate L(w - f_k d), in one pass over the data where the problem can."""
-        objective = getattr(problem, "objective", None)
-        if objective is not None and self._low is None:
+        objective = fused(problem, len(factors)) if self._low is None else None
+        if objective is not None:
             losses = trials.losses(objective, w, d, factors)
         else:
             points = w - factors[:, None] * d
@@ -361,9 +349,3 @@ class LRAttention(Descent):
                 x = x.clamp(self._low, self._high)
             self._note(x, float(losses[first]))
         return losses
-
-    def _rule_state(self) -> dict[str, Any]:
-        return {"measure": self._measure}
-
-    def _load_rule(self, state: dict[str, Any]) -> None:
-        self._measure = bool(state["measure"])

@@ -131,9 +131,10 @@ def minimize(
         budget=allowed,
         rows=max(1, max_bytes // (start.numel() * start.element_size())),
         high=box[1] if box is not None else None,
+        objective=problem.objective if problem is not None else None,
     )
     search = _search(row, start, box, noise, given)
-    run = Run(search, function, problem.objective if problem is not None else None, form, rules)
+    run = Run(search, function, form, rules)
     result = run.go(start)
     result["seed"] = noise
     return result

@@ -59,6 +59,8 @@ class Function:
         Points held, and handed to a vectorized function, at once.
     high : torch.Tensor, optional
         Upper bounds ``[D]``: a difference steps down where up is out.
+    objective : optional
+        What the fused operations evaluate in place of `fun`.
     """
 
     def __init__(
@@ -71,10 +73,11 @@ class Function:
         budget: int,
         rows: int,
         high: Tensor | None = None,
+        objective: Any = None,
     ) -> None:
         self._fun, self._form, self._vectorized, self._rows = fun, form, vectorized, rows
         self._analytic = getattr(fun, "value_and_gradient", None)
-        self._high = high
+        self._high, self._objective = high, objective
         self.budget = budget
         self.nfev = 0
         self.ngev = 0
@@ -122,6 +125,17 @@ class Function:
         self.record(x[None], loss.reshape(1))
         self.ngev += 1
         return loss, slope
+
+    def offer(self, count: int) -> Any:
+        """Return the fused objective and count `count` evaluations, or None where it must not be.
+
+        There may be no such objective, or not that many evaluations left: calling the function
+        then spends what is left and not more.
+        """
+        if self._objective is None or self.nfev + count > self.budget:
+            return None
+        self.nfev += count
+        return self._objective
 
     def record(self, x: Tensor, losses: Tensor) -> None:
         """Count points ``[n, D]`` with their losses ``[n]`` and keep the best."""

@@ -10,6 +10,7 @@
 #include "bind_objectives.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
+#include "cpu/net_candidates.hpp"
 #include "cpu/objectives.hpp"
 #include "cpu/trials.hpp"
 
@@ -47,6 +48,11 @@ struct CpuBackend {
   static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
                                   uintptr_t threads) {
     cpu::regression_gradient(o, w, loss, gradient, sane(threads));
+  }
+  template <class R>
+  static void net_candidates(const NetData& net, const RegionView<R>& region, const DrawView& draw,
+                             int64_t count, R* losses, uintptr_t threads) {
+    cpu::net_candidates(net, region, draw, count, losses, sane(threads));
   }
   // Four threads a core are more than enough; OpenMP ends the process when it cannot start one.
   static int sane(uintptr_t threads) {

@@ -3,12 +3,13 @@
 #include <pybind11/pybind11.h>
 
 #include "bind_arrays.hpp"
+#include "bind_candidates.hpp"
 #include "objective_terms.hpp"
 
 namespace unstuck {
 
-// A Backend has kDeviceType, regression_trials, net_trials and regression_gradient; `where` is the
-// number of threads on the CPU.
+// A Backend has kDeviceType, regression_trials, net_trials, regression_gradient and net_candidates;
+// `where` is the number of threads on the CPU.
 template <class Backend>
 struct ObjectiveCalls {
   static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
@@ -57,11 +58,9 @@ struct ObjectiveCalls {
                          const py::object& losses, const py::object& p, const py::object& moved,
                          const py::object& rate, uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
-    for (const auto& [size, name] : {std::pair{features, "features"}, std::pair{hidden, "hidden"},
-                                     std::pair{outputs, "outputs"}})
-      if (size < 1 || size > INT32_MAX)
-        throw py::value_error(std::string(name) + " must be from 1 to 2147483647, not " +
-                              std::to_string(size));
+    check_size(features, "features");
+    check_size(hidden, "hidden");
+    check_size(outputs, "outputs");
     const int64_t tail = hidden * (features + 1), dim = tail + outputs * (hidden + 1);
     NetTrials net{};
     net.n = arrays.length(y, "y");
@@ -79,6 +78,63 @@ struct ObjectiveCalls {
     arrays.check_memory();
     py::gil_scoped_release release;
     Backend::net_trials(net, t, dim, where);
+  }
+
+  // `region` is (mean, sigma, scale, low, high, bound), `draw` is (seed, iteration, stream,
+  // antithetic, rounds), as for a CandidatePlan.
+  static void net_candidates(const py::object& x, const py::object& y, bool cross_entropy,
+                             int64_t hidden, int64_t outputs, const py::object& region,
+                             const py::object& draw, const py::object& losses, uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    check_size(hidden, "hidden");
+    check_size(outputs, "outputs");
+    const auto m = arrays.matrix(x, "X");
+    const void* labels =
+        cross_entropy ? arrays.read_int64(y, "y", m.rows) : arrays.read(y, "y", m.rows);
+    const NetData net{m.data, labels, m.rows, m.columns, m.stride, hidden, outputs, cross_entropy};
+    const int64_t count = arrays.length(losses, "losses");
+    if (count > int64_t(UINT32_MAX)) throw py::value_error("losses has more than 2^32 - 1 entries");
+    void* out = arrays.write(losses, "losses", count);
+    if (arrays.dtype() == DType::f32)
+      evaluate<float>(arrays, net, region, draw, count, out, where);
+    else
+      evaluate<double>(arrays, net, region, draw, count, out, where);
+  }
+
+  template <class R>
+  static void evaluate(Arrays& arrays, const NetData& net, const py::object& region,
+                       const py::object& draw, int64_t count, void* out, uintptr_t where) {
+    const py::tuple parts = fields(region, "region", 6), noise = fields(draw, "draw", 5);
+    const auto item = [](const py::tuple& t, size_t i) { return py::object(t[i]); };
+    const auto optional = [&](size_t i, const char* name) -> const R* {
+      if (item(parts, i).is_none()) return nullptr;
+      return static_cast<const R*>(arrays.read(item(parts, i), name, net.dim()));
+    };
+    RegionView<R> view{};
+    view.dim = net.dim();
+    view.mean = static_cast<const R*>(arrays.read(item(parts, 0), "mean", net.dim()));
+    if (reader().is_tensor(item(parts, 1).ptr()))
+      view.sigmas = static_cast<const R*>(arrays.read(item(parts, 1), "sigma", count));
+    else
+      view.sigma = R(number(item(parts, 1), {"sigma"}));
+    view.scale = optional(2, "scale");
+    view.low = optional(3, "low");
+    view.high = optional(4, "high");
+    if ((view.low == nullptr) != (view.high == nullptr))
+      throw py::value_error("low and high must both be given, or neither");
+    const bool clip = std::string(py::str(item(parts, 5))) == "clip";
+    view.bound = !view.low ? Bound::none : clip ? Bound::clip : Bound::reflect;
+    const DrawView drawn{noise_key(item(noise, 0), item(noise, 1), item(noise, 2), item(noise, 4)),
+                         flag(item(noise, 3), {"antithetic"})};
+    arrays.check_memory();
+    py::gil_scoped_release release;
+    Backend::net_candidates(net, view, drawn, count, static_cast<R*>(out), where);
+  }
+
+  static void check_size(int64_t size, const char* name) {
+    if (size < 1 || size > INT32_MAX)
+      throw py::value_error(std::string(name) + " must be from 1 to 2147483647, not " +
+                            std::to_string(size));
   }
 
   static void regression_gradient(const py::object& x, const py::object& y, double lam,
@@ -110,6 +166,10 @@ void bind_objectives(py::module_& m) {
         py::arg("rates"), py::arg("beta"), py::arg("losses"), py::arg("p"), py::arg("moved"),
         py::arg("rate"), py::arg("where"),
         "The same of a two-layer net, from its first layer's outputs at w and along d.");
+  m.def("net_candidates", &Calls::net_candidates, py::arg("X"), py::arg("y"),
+        py::arg("cross_entropy"), py::arg("hidden"), py::arg("outputs"), py::arg("region"),
+        py::arg("draw"), py::arg("losses"), py::arg("where"),
+        "Losses of candidates of a two-layer net.");
   m.def("regression_gradient", &Calls::regression_gradient, py::arg("X"), py::arg("y"),
         py::arg("lam"), py::arg("kappa"), py::arg("logistic"), py::arg("w"), py::arg("loss"),
         py::arg("gradient"), py::arg("where"), "A regression's loss and gradient, in one pass.");

@@ -33,4 +33,12 @@ struct NetTrials {
   DType dtype;
 };
 
+// A two-layer net's data; its weights are W1 [H, F], b1 [H], W2 [C, H], b2 [C] in one vector.
+struct NetData {
+  const void *x, *y;  // [n, F] with `stride` elements between rows; [n], of the dtype or int64
+  int64_t n, features, stride, hidden, outputs;
+  bool cross_entropy;
+  int64_t dim() const { return hidden * (features + 1) + outputs * (hidden + 1); }
+};
+
 }  // namespace unstuck

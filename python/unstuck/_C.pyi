@@ -121,6 +121,19 @@ def noise_words(
 ) -> None:
     """The integers behind the noise, as float64; `form` is one of noise_forms()."""
 
+def net_candidates(
+    X: Tensor,
+    y: Tensor,
+    cross_entropy: bool,
+    hidden: int,
+    outputs: int,
+    region: tuple[Any, ...],
+    draw: tuple[Any, ...],
+    losses: Tensor,
+    where: int,
+) -> None:
+    """Losses of candidates of a two-layer net."""
+
 def net_trials(
     first: Tensor,
     y: Tensor,

@@ -1,25 +1,18 @@
 // The module unstuck._cuda: kernels on NVIDIA GPUs. Compiled with UNSTUCK_EMULATED it is the test
 // suite's module, whose kernels run on the CPU.
 #include "bind_blend.hpp"
+#include "bind_candidates.hpp"
+#include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
+#include "cuda/candidate_backend.hpp"
 
 namespace py = pybind11;
 
 namespace unstuck {
 namespace {
 
-void check(int error) {
-  if (error)
-    throw std::runtime_error("CUDA error " + std::to_string(error) + ": " +
-                             cuda::error_text(error));
-}
-
 struct CudaBackend {
-#if defined(UNSTUCK_EMULATED)
-  static constexpr int32_t kDeviceType = dlpack::kCPU;
-#else
-  static constexpr int32_t kDeviceType = dlpack::kCUDA;
-#endif
+  static constexpr int32_t kDeviceType = cuda::kDeviceType;
   struct Workspace : cuda::Launches {
     using Launches::Launches;
     int64_t size() const { return workspace_size(); }
@@ -27,10 +20,10 @@ struct CudaBackend {
     int launches() const { return int(list.size()); }
   };
   static void run(const BlendStep& step, const Workspace& w, uintptr_t stream) {
-    check(cuda::blend_step(step, w, reinterpret_cast<void*>(stream)));
+    cuda::check(cuda::blend_step(step, w, reinterpret_cast<void*>(stream)));
   }
   static void hypergradient(const BlendStep& step, const Workspace& w, uintptr_t stream) {
-    check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
+    cuda::check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
   }
 };
 
@@ -60,4 +53,5 @@ PYBIND11_MODULE(_cuda, m) {
       },
       "What the driver says: error code (0: none), its text, and the number of devices.");
   unstuck::bind_blend<unstuck::CudaBackend>(m);
+  unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
 }

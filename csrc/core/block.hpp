@@ -12,8 +12,14 @@ struct BlockTeam {
 };
 
 // The sum over a warp, in a fixed order; the first lane has it.
-__device__ inline double warp_sum(double x) {
+template <class R>
+__device__ inline R warp_sum(R x) {
   for (int offset = 16; offset; offset >>= 1) x += __shfl_down_sync(0xffffffffu, x, offset);
+  return x;
+}
+template <class R>
+__device__ inline R warp_product(R x) {
+  for (int offset = 16; offset; offset >>= 1) x *= __shfl_down_sync(0xffffffffu, x, offset);
   return x;
 }
 

@@ -1,0 +1,121 @@
+// Candidates on the device: a lane makes four coordinates of a candidate, or of an antithetic pair.
+#pragma once
+#include "candidate_terms.hpp"
+#include "core/gpu.hpp"
+#include "math/normal.hpp"
+
+namespace unstuck::cuda {
+
+// The four normals of one Philox block, sixteen coordinates apart from each other.
+__device__ inline void draw_normals(uint32_t block, uint32_t unit, const NoiseKey& key,
+                                    float (&eps)[4]) {
+  const PhiloxWords w = philox(block, unit, key);
+  box_muller(w.word[0], w.word[1], eps[0], eps[1]);
+  box_muller(w.word[2], w.word[3], eps[2], eps[3]);
+}
+
+// The block that makes coordinate c, and the first coordinate that a block makes.
+__host__ __device__ inline uint32_t block_of(int64_t c) {
+  return uint32_t(c / kNoiseGroup * kNoiseLanes + c % kNoiseLanes);
+}
+__host__ __device__ inline int64_t first_coordinate(int64_t block) {
+  return block / kNoiseLanes * kNoiseGroup + block % kNoiseLanes;
+}
+__host__ __device__ inline int64_t blocks_of(int64_t dim) {
+  return (dim + kNoiseGroup - 1) / kNoiseGroup * kNoiseLanes;
+}
+
+// What a region says about one coordinate.
+template <class R>
+struct Coordinate {
+  R mean = R(0), scale = R(1), low = R(0), high = R(0);
+  __device__ void load(const RegionView<R>& region, int64_t c) {
+    mean = region.mean[c];
+    if (region.scale) scale = region.scale[c];
+    if (region.bound == Bound::none) return;
+    low = region.low[c];
+    high = region.high[c];
+  }
+  __device__ R place(const RegionView<R>& region, R sigma, R eps) const {
+    const R step = sigma * scale;
+    if (region.bound == Bound::none) return placed<Bound::none>(mean, step, eps, R(0), R(0));
+    if (region.bound == Bound::clip) return placed<Bound::clip>(mean, step, eps, low, high);
+    return placed<Bound::reflect>(mean, step, eps, low, high);
+  }
+};
+template <class R>
+__device__ inline R sigma_of(const RegionView<R>& region, int64_t candidate) {
+  return region.sigmas ? region.sigmas[candidate] : region.sigma;
+}
+
+// Candidates [0, count) as rows of points. A row is what one draw of noise makes: one candidate, or
+// two with opposite signs.
+template <class R>
+struct CandidatePoints {
+  static constexpr int kMost = 2;
+  RegionView<R> region;
+  DrawView draw;
+  int64_t count;
+
+  __host__ __device__ int share() const { return draw.antithetic ? 2 : 1; }
+  __host__ __device__ int64_t dim() const { return region.dim; }
+  __host__ __device__ int64_t rows() const { return (count + share() - 1) / share(); }
+  // The points of a row: point `first(row) + m`, m < members(row).
+  __host__ __device__ int64_t first(int64_t row) const { return row * share(); }
+  __device__ int members(int64_t row) const {
+    return draw.antithetic && 2 * row + 1 < count ? 2 : 1;
+  }
+  // Coordinates c, c + 16, c + 32, c + 48 of all members, those that there are.
+  __device__ void load(int64_t row, int members, int64_t c, R (&x)[kMost][4]) const {
+    float eps[4];
+    draw_normals(block_of(c), uint32_t(row), draw.key, eps);
+    const R sigma = sigma_of(region, first(row));
+    const R other = members > 1 ? sigma_of(region, first(row) + 1) : sigma;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (c + kNoiseLanes * j >= region.dim) continue;
+      Coordinate<R> here;
+      here.load(region, c + kNoiseLanes * j);
+      x[0][j] = here.place(region, sigma, R(eps[j]));
+      if (members > 1) x[1][j] = here.place(region, other, R(-eps[j]));
+    }
+  }
+};
+
+// Points w - rates[k] d.
+template <class R>
+struct LinePoints {
+  static constexpr int kMost = 1;
+  const R *w, *d, *rates;  // [dim], [dim], [count]
+  int64_t size, count;
+
+  __host__ __device__ int64_t dim() const { return size; }
+  __host__ __device__ int64_t rows() const { return count; }
+  __host__ __device__ int64_t first(int64_t row) const { return row; }
+  __device__ int members(int64_t) const { return 1; }
+  __device__ void load(int64_t row, int, int64_t c, R (&x)[kMost][4]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j, c += kNoiseLanes)
+      if (c < size) x[0][j] = w[c] - rates[row] * d[c];
+  }
+};
+
+// Points that are there.
+template <class R>
+struct GivenPoints {
+  static constexpr int kMost = 1;
+  const R* x;  // [count, dim]
+  int64_t size, count;
+
+  __host__ __device__ int64_t dim() const { return size; }
+  __host__ __device__ int64_t rows() const { return count; }
+  __host__ __device__ int64_t first(int64_t row) const { return row; }
+  __device__ int members(int64_t) const { return 1; }
+  __device__ void load(int64_t row, int, int64_t c, R (&out)[kMost][4]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j, c += kNoiseLanes)
+      if (c < size) out[0][j] = x[row * size + c];
+  }
+};
+
+}  // namespace unstuck::cuda

@@ -1,0 +1,43 @@
+// Candidates around a point, evaluated and weighed without being stored.
+#pragma once
+#include "candidate_terms.hpp"
+
+namespace unstuck::cuda {
+
+// All functions but the sizes return a cudaError_t, and but for the last never wait for the device.
+// A workspace is
+// memory on the device, as many float64 numbers as the function before says; what it holds does not
+// matter.
+
+int64_t candidate_losses_workspace(int64_t dim, int64_t count, bool antithetic);
+template <class R>
+int candidate_losses(const LandscapeView& objective, const RegionView<R>& region,
+                     const DrawView& draw, int64_t count, R* losses, double* workspace,
+                     void* stream);
+
+// weights = softmax(-beta L), 0 where L is not finite; *ess = 1 / sum of squares, 0 where none is.
+template <class R>
+int softmax_weights(int64_t count, const R* losses, double beta, R* weights, double* ess,
+                    void* stream);
+
+// shift = sum a_i (x_i - mean), square = sum a_i (x_i - mean)^2; weights of 0 are left out.
+int64_t candidate_moments_workspace(int64_t dim, int64_t count, bool antithetic);
+template <class R>
+int candidate_moments(const RegionView<R>& region, const DrawView& draw, const R* weights,
+                      int64_t count, R* shift, R* square, double* workspace, void* stream);
+
+// Candidates first, ..., first + count - 1 [count, dim].
+template <class R>
+int candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t first,
+                     int64_t count, R* out, void* stream);
+
+// The values of a landscape at points [count, dim].
+int64_t landscape_values_workspace(int64_t dim, int64_t count);
+template <class R>
+int landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
+                     R* values, double* workspace, void* stream);
+
+// Copies a number to the host, once the stream has got so far.
+int read_number(const double* from, double* to, void* stream);
+
+}  // namespace unstuck::cuda

@@ -164,13 +164,29 @@ class Descent(ABC):
         """Make the iteration."""
 
     def _differentiate(self, problem: Differentiable) -> float:
-        """Evaluate loss and gradient where the point is."""
-        loss, gradient = problem.value_and_gradient(self._w.detach())
-        self._w.grad = gradient.to(self._w)
+        """Evaluate loss and gradient where the point is, or at the nearest point in the bounds.
+
+        There the components of the gradient that lead out of the bounds are 0: a line search may
+        look outside, and finds the loss on the edge.
+        """
+        x = self._inside(self.center)
+        loss, gradient = problem.value_and_gradient(x)
+        gradient = gradient.to(self._w)
+        if self._low is not None and self._high is not None:
+            w = self.center
+            out = ((w <= self._low) & (gradient > 0)) | ((w >= self._high) & (gradient < 0))
+            gradient = torch.where(out | (x != w), 0.0, gradient)
+        self._w.grad = gradient
         self._counts["nfev"] += 1
         self._counts["ngev"] += 1
-        self._note(self.center, float(loss))
+        self._note(x, float(loss))
         return float(loss)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """Return the nearest point in the bounds."""
+        if self._low is None or self._high is None:
+            return x
+        return x.clamp(self._low, self._high)
 
     def _note(self, x: Tensor, loss: float) -> None:
         if loss < self._best.f:
@@ -191,9 +207,7 @@ class Descent(ABC):
     def _move(self, x: Tensor) -> None:
         """Go to a point, inside the bounds."""
         with torch.no_grad():
-            if self._low is not None and self._high is not None:
-                x = x.clamp(self._low, self._high)
-            self._w.copy_(x)
+            self._w.copy_(self._inside(x))
 
     def _look_around(
         self, problem: Differentiable, steps: int, *, sigma: float, forget: bool, **options: Any

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "bind_attention.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_objectives.hpp"
@@ -81,4 +82,5 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_blend<unstuck::CpuBackend>(m);
   unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
+  unstuck::bind_attention(m);
 }

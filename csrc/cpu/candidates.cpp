@@ -362,7 +362,6 @@ void CandidateBackend::words(const NoiseKey& key, int64_t first, int64_t count, 
                                  int64_t, R*, CandidateScratch&, int);                           \
   template void candidate_moments(const RegionView<R>&, const DrawView&, const R*, int64_t, R*,  \
                                   R*, CandidateScratch&, int);                                   \
-  template void candidate_moments(const RegionView<R>&, const DrawView&, const double*, int64_t, R*, R*, CandidateScratch&, int); \
   template double candidate_softmax(const LandscapeView&, const RegionView<R>&, const DrawView&, \
                                     int64_t, double, R*, R*, R*, CandidateScratch&, int);        \
   template void candidate_sample(const RegionView<R>&, const DrawView&, int64_t, int64_t, R*,    \
@@ -370,6 +369,8 @@ void CandidateBackend::words(const NoiseKey& key, int64_t first, int64_t count, 
   template void landscape_values(const LandscapeView&, const R*, int64_t, int64_t, R*, int);
 UNSTUCK_NAMED(float)
 UNSTUCK_NAMED(double)
+template void candidate_moments(const RegionView<float>&, const DrawView&, const double*, int64_t,
+                                float*, float*, CandidateScratch&, int);
 #undef UNSTUCK_NAMED
 
 }  // namespace unstuck::cpu

@@ -1,0 +1,163 @@
+"""Candidates and landscapes at once: by a native plan, where there is one for the device."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unstuck.ops import _native
+from unstuck.ops import reference_landscapes as formulas
+from unstuck.ops.reference_candidates import Draw, Moments, Region
+
+Plan = Any  # unstuck._C.CandidatePlan or unstuck._cuda.CandidatePlan
+_NUMBERS = {name: i for i, name in enumerate(formulas.TABLE)}
+_kept = threading.local()  # the last plan of this thread, with its scratch memory
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether `x` has memory of its own, which tensors of a function transform have not."""
+    try:
+        return x.numel() == 0 or x.data_ptr() != 0
+    except RuntimeError:
+        return False
+
+
+def native_for(x: Tensor) -> Any:
+    """Return the native module for a tensor that kernels can read, or None, warned of where due."""
+    if torch.compiler.is_compiling() or x.dtype not in (torch.float32, torch.float64):
+        return None
+    if x.device.type == "meta" or not _readable(x):
+        return None
+    module = _native.module_for(x.device)
+    if module is None:
+        _native.warn_fallback(x.device)
+    return module
+
+
+def number_of(name: str) -> int:
+    """Return the number by which native code knows a landscape."""
+    return _NUMBERS[name]
+
+
+def plan_for(module: Any, dim: int, name: str | None, parameters: Sequence[float] = ()) -> Plan:
+    """Return a plan for a landscape, or, without a name, for anything of this dimension.
+
+    The last one of the thread is used again: it remembers noise that need not be drawn twice.
+    """
+    last = getattr(_kept, "plan", None)
+    fits = last is not None and last[:2] == (module, dim)
+    if fits and (name is None or last[2:4] == (name, parameters)):
+        return last[4]
+    number = -1 if name is None else number_of(name)
+    plan = module.CandidatePlan(number, tuple(parameters), dim)
+    _kept.plan = (module, dim, name, parameters, plan)
+    return plan
+
+
+def where(device: torch.device) -> int:
+    """Threads on the CPU, the current stream on CUDA."""
+    if device.type == "cpu":
+        return torch.get_num_threads()
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def lend(plan: Plan, device: torch.device, count: int, antithetic: bool) -> None:
+    """Give the plan scratch memory of the current stream, where it needs any."""
+    if size := plan.workspace_size(count, antithetic):
+        plan.set_workspace(torch.empty(size, dtype=torch.float64, device=device))
+
+
+def dense(x: Tensor) -> Tensor:
+    """Return a tensor as kernels read it."""
+    if x.is_neg():
+        x = x.resolve_neg()
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def dense_region(region: Region) -> Region:
+    """Return a region as kernels read it: gaps closed, and a border on both sides or none."""
+    mean, sigma, scale, low, high, bound = region
+    if low is not None and high is None:
+        high = torch.full_like(mean, math.inf)
+    elif high is not None and low is None:
+        low = torch.full_like(mean, -math.inf)
+    return Region(
+        dense(mean),
+        dense(sigma) if isinstance(sigma, Tensor) else sigma,
+        None if scale is None else dense(scale),
+        None if low is None else dense(low),
+        None if high is None else dense(high),
+        bound,
+    )
+
+
+def losses(plan: Plan, region: Region, draw: Draw, count: int) -> Tensor:
+    """Return the losses [count] of the plan's landscape."""
+    mean = region.mean
+    out = torch.empty(count, dtype=mean.dtype, device=mean.device)
+    with on(mean.device):
+        lend(plan, mean.device, count, draw.antithetic)
+        plan.losses(dense_region(region), draw, out, where(mean.device))
+    return out
+
+
+def combine(plan: Plan, region: Region, draw: Draw, weights: Tensor) -> Moments:
+    """Return the moments under `weights`."""
+    mean = region.mean
+    shift, square = (
+        torch.empty(mean.numel(), dtype=mean.dtype, device=mean.device) for _ in range(2)
+    )
+    with on(mean.device):
+        lend(plan, mean.device, len(weights), draw.antithetic)
+        plan.combine(dense_region(region), draw, dense(weights), shift, square, where(mean.device))
+    return Moments(shift, square)
+
+
+def softmax(
+    plan: Plan, region: Region, draw: Draw, count: int, beta: float
+) -> tuple[Tensor, Moments, float]:
+    """Return losses, moments under ``softmax(-beta L)`` and the effective sample size."""
+    mean = region.mean
+    out, shift, square = (
+        torch.empty(size, dtype=mean.dtype, device=mean.device)
+        for size in (count, mean.numel(), mean.numel())
+    )
+    with on(mean.device):
+        lend(plan, mean.device, count, draw.antithetic)
+        ess = plan.softmax(dense_region(region), draw, beta, out, shift, square, where(mean.device))
+    return out, Moments(shift, square), float(ess)
+
+
+def sample(plan: Plan, region: Region, draw: Draw, first: int, count: int) -> Tensor:
+    """Return the candidates [count, D]."""
+    mean = region.mean
+    out = torch.empty(count, mean.numel(), dtype=mean.dtype, device=mean.device)
+    sigma = region.sigma
+    if isinstance(sigma, Tensor):
+        region = region._replace(sigma=sigma[: first + count])
+    with on(mean.device):
+        plan.sample(dense_region(region), draw, first, out, where(mean.device))
+    return out
+
+
+def values(module: Any, name: str, parameters: Sequence[float], x: Tensor) -> Tensor:
+    """Return the values [...] of a landscape at points [..., D]."""
+    dim = x.shape[-1]
+    points = dense(x.detach()).view(-1, dim)
+    out = torch.empty(len(points), dtype=x.dtype, device=x.device)
+    with on(x.device):
+        plan = plan_for(module, dim, name, parameters)
+        lend(plan, x.device, len(points), False)
+        plan.values(points, out, where(x.device))
+    return out.view(x.shape[:-1])

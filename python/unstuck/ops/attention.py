@@ -1,0 +1,187 @@
+"""Whole iterations of adaptive attention search, in one native call where that can be.
+
+The rule is that of :mod:`unstuck.ops.reference_attention`; the candidates are those of
+:mod:`unstuck.ops.candidates`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unstuck.ops import _candidates_now as now
+from unstuck.ops import candidates
+from unstuck.ops import reference_attention as rule
+from unstuck.ops.candidates import Draw, Region
+from unstuck.ops.landscapes import Landscape
+from unstuck.ops.reference_attention import SHARE, State
+
+__all__ = ["Report", "State", "run"]
+
+_kept = threading.local()  # the last plan of this thread, with its scratch memory
+
+
+class Report(NamedTuple):
+    """What iterations came to.
+
+    Parameters
+    ----------
+    steps : int
+        How many were made: fewer than wanted when one had nothing to go by.
+    losses : Tensor
+        Of the last one [N].
+    ess : float
+        Effective sample size of the last one; 0 when its losses did not differ.
+    finite : int
+        How many of its losses were finite.
+    best : float
+        The lowest loss, of these iterations or before.
+    x : Tensor or None
+        Its candidate [D] when it is new.
+    """
+
+    steps: int
+    losses: Tensor
+    ess: float
+    finite: int
+    best: float
+    x: Tensor | None
+
+
+def run(
+    objective: Any,
+    state: State,
+    draw: Draw,
+    count: int,
+    *,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+    bound: str = "clip",
+    share: float = SHARE,
+    steps: int = 1,
+    best: float = math.inf,
+) -> Report:
+    """Make iterations of adaptive attention search; `state` is changed in place.
+
+    Parameters
+    ----------
+    objective : Landscape or an objective of :mod:`unstuck.ops.objectives`
+        What is minimised. On a landscape and the CPU all of it is one native call, of which
+        nothing but `losses` has N entries and nothing N D.
+    state : State
+        Mean, path and scales [D], step size and temperature.
+    draw : Draw
+        The noise of the first iteration; the others count on from it.
+    count : int
+        N, candidates an iteration.
+    low, high : Tensor, optional
+        The box [D].
+    bound : {"clip", "reflect"}
+        What happens to a coordinate outside the box.
+    share : float
+        Wanted effective sample size over N, in (0, 1).
+    steps : int
+        How many iterations.
+    best : float
+        The lowest loss before.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError, TypeError
+        When an argument does not fit; the text names it.
+
+    Examples
+    --------
+    >>> state = State(torch.ones(8), torch.zeros(8), torch.ones(8), sigma=0.5)
+    >>> report = run(Landscape("sphere", 8), state, Draw(seed=0), 32, steps=100)
+    >>> report.steps, report.best < 1e-3
+    (100, True)
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie strictly between 0 and 1, not {share}")
+    region = Region(state.mean, state.sigma, state.scale, low, high, bound)
+    candidates.check(region, draw, count)
+    if isinstance(objective, Landscape) and objective.dim == state.mean.numel():
+        module = now.native_for(state.mean)
+        if module is not None and hasattr(module, "AttentionPlan"):
+            plan = _plan_for(module, objective)
+            return _run_native(plan, state, region, draw, count, share, steps, best)
+    x, done = None, 0
+    while done < steps:
+        done += 1
+        report = _step(objective, state, region, draw, count, share, best)
+        best, x = report.best, x if report.x is None else report.x
+        if not report.ess:
+            break
+        region = region._replace(mean=state.mean, sigma=state.sigma, scale=state.scale)
+        draw = draw._replace(iteration=draw.iteration + 1)
+    return report._replace(steps=done, x=x)
+
+
+def _plan_for(module: Any, objective: Landscape) -> Any:
+    last = getattr(_kept, "plan", None)
+    if last is not None and last[0] is module and last[1] == objective:
+        return last[2]
+    number = now.number_of(objective.name)
+    plan = module.AttentionPlan(number, tuple(objective.parameters), objective.dim)
+    _kept.plan = (module, objective, plan)
+    return plan
+
+
+def _run_native(
+    plan: Any,
+    state: State,
+    region: Region,
+    draw: Draw,
+    count: int,
+    share: float,
+    steps: int,
+    best: float,
+) -> Report:
+    losses, x = state.mean.new_empty(count), torch.empty_like(state.mean)
+    done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
+        now.dense_region(region),
+        state.path,
+        state.beta,
+        share,
+        draw,
+        steps,
+        losses,
+        x,
+        best,
+        now.where(state.mean.device),
+    )
+    return Report(done, losses, ess, finite, best, x if improved else None)
+
+
+def _step(
+    objective: Any,
+    state: State,
+    region: Region,
+    draw: Draw,
+    count: int,
+    share: float,
+    best: float,
+) -> Report:
+    losses = candidates.losses(objective, region, draw, count)
+    wide = losses.double()
+    finite = torch.isfinite(wide)
+    low, index = torch.where(finite, wide, math.inf).min(0)
+    x = None
+    if float(low) < best:
+        best, x = float(low), candidates.sample(region, draw, int(index), 1)[0]
+    weights, ess, beta = rule.temper(wide, state.beta, share)
+    if ess:
+        moments = candidates.combine(region, draw, weights.to(losses))
+        rule.adapt(state, moments.shift, moments.square, ess, beta)
+    return Report(1, losses, ess, int(finite.sum()), best, x)

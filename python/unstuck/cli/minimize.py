@@ -218,10 +218,10 @@ class Live:
     def update(self, intermediate_result: OptimizeResult) -> None:
         """Show where the method is."""
         now = intermediate_result
-        self._bar.update(self._task, completed=now.nfev, best=f"{now.fun:.6g}")
+        self._bar.update(self._task, completed=now.nfev, best=f"{now.fun:.7g}")
         if now.nfev >= self._next and not self._console.is_terminal:
             self._next += self._budget // LINES
-            self._line(f"{now.nfev}/{self._budget} evaluations, best value {now.fun:.6g}")
+            self._line(f"{now.nfev}/{self._budget} evaluations, best value {now.fun:.7g}")
 
     def end(self, result: OptimizeResult) -> None:
         """Say why the method ended."""
@@ -235,7 +235,7 @@ def table(
     problem: Problem, results: Mapping[str, OptimizeResult], seconds: Mapping[str, float]
 ) -> Table:
     """Lay out the results, lowest value first."""
-    known = "unknown" if problem.minimum is None else f"{problem.minimum:.6g}"
+    known = "unknown" if problem.minimum is None else f"{problem.minimum:.7g}"
     shown = Table(title=f"{problem.name}, D = {problem.dim}", caption=f"minimum: {known}")
     shown.add_column("method", overflow="fold")
     for column in ("best value", "evaluations", "gradients", "seconds"):
@@ -245,7 +245,7 @@ def table(
         one = results[label]
         shown.add_row(
             escape(label),
-            f"{one.fun:.6g}",
+            f"{one.fun:.7g}",
             f"{one.nfev:,}",
             f"{one.ngev:,}",
             f"{seconds[label]:.2f}",

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unstuck._extras import require
+from unstuck.cli import race_problem
 from unstuck.cli._options import FORMATS, INTERRUPTED, read_device, read_option, writable
 from unstuck.plots import race_figure
 from unstuck.problems import DATA, MODELS, load_data, lookup, make_model
@@ -29,6 +30,7 @@ from unstuck.training import (
     entrants,
     race,
 )
+from unstuck.training.problem_race import RACERS
 
 AT: dict[str, At] = {"last": "last", "best": "best"}
 
@@ -39,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    ctx: typer.Context,
     optimizers: Annotated[
         str,
         typer.Option(
@@ -66,6 +69,19 @@ def command(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads; models this small gain little from more.")
     ] = 1,
+    problem: Annotated[
+        str | None,
+        typer.Option(
+            help="Race on a function instead of data, trapped or a landscape by name; "
+            f"--optimizers are then of {', '.join(RACERS)}, all by default."
+        ),
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="With --problem: its dimension, where it is open.")
+    ] = None,
+    budget: Annotated[
+        int, typer.Option(min=1, help="With --problem: losses that a run may evaluate.")
+    ] = race_problem.BUDGET,
     out: Annotated[
         Path,
         typer.Option(
@@ -73,12 +89,18 @@ def command(
         ),
     ] = Path("race.png"),
 ) -> None:
-    """Train one model with several optimizers side by side and compare them.
+    """Train one model with several optimizers side by side and compare them, or race on a function.
 
     Every seed gives all optimizers the same initial weights, the same split of the data and the
     same batches. Ends with a table, a picture of the curves and all results as JSON.
     """
     console = Console()
+    race_problem.refuse_mixed(ctx, problem)
+    if problem is not None:
+        methods = optimizers if race_problem.given(ctx, "optimizers") else ",".join(RACERS)
+        count = seeds if race_problem.given(ctx, "seeds") else race_problem.SEEDS
+        race_problem.run(console, problem, methods, dim, budget, count, threads, out)
+        return
     field = read_option("--optimizers", entrants, optimizers)
     read_option("--schedule", lambda name: lookup(SCHEDULES, name, "schedule"), schedule)
     when = read_option("--at", lambda name: lookup(AT, name, "choice"), at)

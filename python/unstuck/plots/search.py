@@ -75,7 +75,7 @@ def convergence_figure(
             "dashes": DASHES[number % len(DASHES)],
         }
         best = np.maximum(curves[name], floor)
-        axes[0].plot(one.history.nfev, best, label=f"{name}: {one.fun:.6g}", lw=1.8, **style)
+        axes[0].plot(one.history.nfev, best, label=f"{name}: {one.fun:.7g}", lw=1.8, **style)
         axes[1].plot(one.history.seconds, best, lw=1.8, **style)
     for axis, label in zip(axes, ("evaluations", "seconds"), strict=True):
         axis.set_xlabel(label)
@@ -153,7 +153,7 @@ def trajectory_figure(
             axis.plot(*minimizer, "x", color="black", ms=9, mew=2, clip_on=False, label="minimum")
         axis.set_xlim(low[0], high[0])
         axis.set_ylim(low[1], high[1])
-        axis.set_title(f"{name}: {results[name].fun:.6g}", fontsize=11)
+        axis.set_title(f"{name}: {results[name].fun:.7g}", fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title, fontweight="bold")

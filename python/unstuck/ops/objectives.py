@@ -6,6 +6,8 @@ evaluate it, and :mod:`unstuck.ops.trials` and :mod:`unstuck.ops.candidates` loo
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ __all__ = [
     "value_and_gradient",
 ]
 
+FUSED_NET = 1 << 17  # weights; sixteen candidates beside each other take 16 MB a thread
 MEMORY = 1 << 23  # bytes of candidates and activations at a time: they stay in the last-level cache
 
 
@@ -159,10 +162,41 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     """
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
-    many = max(2, _at_once(objective) // 2 * 2)  # antithetic pairs stay together
     losses = region.mean.new_empty(count)
+    if isinstance(objective, TwoLayerNet) and (module := _net_kernels(objective)):
+        _net_candidates(module, objective, region, draw, losses)
+        return losses
+    many = max(2, _at_once(objective) // 2 * 2)  # antithetic pairs stay together
     with torch.no_grad():
         for first in range(0, count, many):
             points = candidates.sample(region, draw, first, min(many, count - first))
             losses[first : first + len(points)] = reference_objectives.value(objective, points)
     return losses
+
+
+def _net_kernels(net: TwoLayerNet) -> ModuleType | None:
+    """The kernels, where what they keep of sixteen candidates is bounded."""
+    return kernels(net) if net.dim <= FUSED_NET else None
+
+
+def _net_candidates(
+    module: ModuleType, net: TwoLayerNet, region: Region, draw: Draw, losses: Tensor
+) -> None:
+    low, high = region.low, region.high
+    if low is None and high is not None:
+        low = torch.full_like(high, -torch.inf)
+    if high is None and low is not None:
+        high = torch.full_like(low, torch.inf)
+    parts = (region.mean, region.sigma, region.scale, low, high)
+    dense = [part.detach().contiguous() if isinstance(part, Tensor) else part for part in parts]
+    module.net_candidates(
+        net.X,
+        net.y,
+        net.loss == "cross-entropy",
+        net.hidden,
+        net.outputs,
+        (*dense, region.bound),
+        tuple(draw),
+        losses,
+        torch.get_num_threads(),
+    )

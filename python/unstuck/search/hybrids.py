@@ -20,9 +20,56 @@ from unstuck.search._descent import Base, Descent, Differentiable, Record, at_le
 from unstuck.search._plateau import Plateau
 from unstuck.search._temperature import weigh
 
-__all__ = ["Alternating", "AttentionRestart", "Descent", "LRAttention", "ReactiveEscape"]
+__all__ = [
+    "Alternating",
+    "AttentionRestart",
+    "Descent",
+    "GradientDescent",
+    "LRAttention",
+    "ReactiveEscape",
+]
 
 FACTORS = tuple(2.0**k for k in range(-12, 4))
+
+
+class GradientDescent(Descent):
+    """The gradient optimizer alone: what the hybrids are compared with.
+
+    Parameters
+    ----------
+    x0, sigma0, bounds, seed, base, lr
+        As for :class:`ReactiveEscape`; nothing is drawn, so `sigma0` and `seed` change nothing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck import problems
+    >>> search = GradientDescent(torch.ones(2), 1.0, base="gd", lr=0.1)
+    >>> for _ in range(50):
+    ...     record = search.step(problems.get("sphere", dim=2))
+    >>> search.best.f < 1e-6
+    True
+    """
+
+    def __init__(
+        self,
+        x0: Any,
+        sigma0: float = 1.0,
+        *,
+        bounds: Bounds | None = None,
+        seed: int = 0,
+        base: Base = "lbfgs",
+        lr: float | None = None,
+    ) -> None:
+        super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+
+    def _advance(self, problem: Differentiable) -> Record:
+        return Record("gradient", self._descend(problem), self.nfev, self.ngev)
 
 
 class ReactiveEscape(Descent):

@@ -78,6 +78,13 @@ UNSTUCK_HD float cos_pi_near(float r) {
   return horner(r * r, 1.0f, -4.934802f, 4.0587096f, -1.335216f, 0.23495393f, -0.024420701f);
 }
 
+UNSTUCK_HD double cos_pi_near(double r) {
+  return horner(r * r, 1.0, -4.934802200544679, 4.0587121264167685, -1.3352627688545895,
+                0.2353306303588932, -0.02580689139001406, 0.0019295743094039231,
+                -0.0001046381049248457, 4.303069587032947e-06, -1.3878952462213771e-07,
+                3.604730797462501e-09, -7.700707130601354e-11, 1.3768647280377414e-12);
+}
+
 // sin(pi x)^2 for any x: (1 - cos(2 pi x)) / 2 without its cancellation.
 template <class R>
 UNSTUCK_HD R sin_pi_squared(R x) {
@@ -106,9 +113,9 @@ UNSTUCK_HD R sine(R x) {
   return alternating(k) * sin_pi_near(less_pi(x, k) * R(kOneOverPi));
 }
 template <class R>
-UNSTUCK_HD R cosine(R x) {  // -sin(x - pi/2 - k pi) (-1)^k
-  const R k = whole(x * R(kOneOverPi) - R(0.5)) + R(0.5);
-  return -alternating(k - R(0.5)) * sin_pi_near(less_pi(x, k) * R(kOneOverPi));
+UNSTUCK_HD R cosine(R x) {
+  const R k = whole(x * R(kOneOverPi));
+  return alternating(k) * cos_pi_near(less_pi(x, k) * R(kOneOverPi));
 }
 
 // 2^k for a whole k from -126 (-1022) to 127 (1023).
@@ -126,15 +133,15 @@ UNSTUCK_HD double power_of_two(double k) {
 }
 // exp(x) for x <= 0; what would be denormal is the smallest normal number, or about it.
 UNSTUCK_HD float exp_negative(float x) {
-  const float near = x > -87.0f ? x : -87.0f;  // NaN too, which its caller has seen elsewhere
-  const float k = whole(near * 1.442695f);
+  const float k = whole((x > -87.0f ? x : -87.0f) * 1.442695f);  // a number for NaN too
+  const float near = x < -87.0f ? -87.0f : x;                    // NaN stays
   const float r = (near - k * 0.69140625f) - k * 0.0017409305599453094f;
   return power_of_two(k) *
          horner(r, 1.0f, 1.0f, 0.5f, 0.16666518f, 0.041666206f, 0.008368908f, 0.0013950523f);
 }
 UNSTUCK_HD double exp_negative(double x) {
-  const double near = x > -708.0 ? x : -708.0;
-  const double k = whole(near * 1.4426950408889634);
+  const double k = whole((x > -708.0 ? x : -708.0) * 1.4426950408889634);
+  const double near = x < -708.0 ? -708.0 : x;
   const double r = (near - k * 0.6931471803691238) - k * 1.9082149292705877e-10;
   return power_of_two(k) * horner(r, 1.0, 1.0, 0.5, 0.16666666666666666, 0.041666666666666664,
                                   0.008333333333333333, 0.001388888888888889, 0.0001984126984126984,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unstuck.ops import _candidates_now as now
 from unstuck.ops import landscapes
 from unstuck.ops import reference_candidates as reference
 from unstuck.ops.landscapes import Landscape
@@ -92,7 +93,12 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     check(region, draw, total)
     if first + count > total:
         raise ValueError(f"sigma has {total} entries, but candidate {first + count - 1} is wanted")
-    return reference.sample(region, draw, first, count)
+    if module := now.native_for(region.mean):
+        return now.sample(
+            now.plan_for(module, region.mean.numel(), None), region, draw, first, count
+        )
+    with torch.no_grad():
+        return reference.sample(region, draw, first, count)
 
 
 def _evaluation(objective: Any, region: Region) -> Callable[[Tensor], Tensor]:
@@ -143,7 +149,11 @@ def losses(objective: Any, region: Region, draw: Draw, count: int) -> Tensor:
         from unstuck.ops import objectives
 
         return objectives.candidate_losses(objective, region, draw, count)
-    return reference.losses(evaluate, region, draw, count)
+    if module := now.native_for(region.mean):
+        plan = now.plan_for(module, objective.dim, objective.name, objective.parameters)
+        return now.losses(plan, region, draw, count)
+    with torch.no_grad():
+        return reference.losses(evaluate, region, draw, count)
 
 
 def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
@@ -179,13 +189,19 @@ def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
     """
     if not isinstance(weights, Tensor):
         raise TypeError(f"weights must be a torch.Tensor, not {type(weights).__name__}")
-    if weights.ndim != 1 or weights.dtype != region.mean.dtype:
-        raise ValueError(
-            f"weights must have one dimension and the dtype of mean ({region.mean.dtype}), "
-            f"not {tuple(weights.shape)}, {weights.dtype}"
-        )
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have one dimension, not the shape {tuple(weights.shape)}")
     check(region, draw, len(weights))
-    return reference.combine(region, draw, weights)
+    mean = region.mean
+    if weights.dtype != mean.dtype or weights.device != mean.device:
+        raise ValueError(
+            f"weights must be of {mean.dtype} on {mean.device}, as mean is, "
+            f"not of {weights.dtype} on {weights.device}"
+        )
+    if module := now.native_for(region.mean):
+        return now.combine(now.plan_for(module, region.mean.numel(), None), region, draw, weights)
+    with torch.no_grad():
+        return reference.combine(region, draw, weights)
 
 
 def softmax_pass(
@@ -238,4 +254,8 @@ def softmax_pass(
         values = losses(objective, region, draw, count)
         weights, ess = reference.softmax(values, beta)
         return values, combine(region, draw, weights), ess
-    return reference.softmax_pass(evaluate, region, draw, count, beta)
+    if module := now.native_for(region.mean):
+        plan = now.plan_for(module, objective.dim, objective.name, objective.parameters)
+        return now.softmax(plan, region, draw, count, beta)
+    with torch.no_grad():
+        return reference.softmax_pass(evaluate, region, draw, count, beta)

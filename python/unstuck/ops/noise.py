@@ -16,8 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unstuck.ops import _candidates_now as now
 from unstuck.ops import reference_candidates as reference
-from unstuck.ops.reference_candidates import Draw
+from unstuck.ops.reference_candidates import Draw, Region
 
 __all__ = ["check_draw", "integers", "normals"]
 
@@ -143,4 +144,7 @@ def normals(
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
     where = torch.device("cpu" if device is None else device)
+    zero = torch.zeros(dim, dtype=dtype, device=where)
+    if module := now.native_for(zero):
+        return now.sample(now.plan_for(module, dim, None), Region(zero, 1.0), draw, first, count)
     return reference.noise(draw, first, count, dim, where).to(dtype)

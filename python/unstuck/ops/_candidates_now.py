@@ -50,9 +50,8 @@ def plan_for(module: Any, dim: int, name: str | None, parameters: Sequence[float
 
     The last one of the thread is used again: it remembers noise that need not be drawn twice.
     """
-    last = getattr(_kept, "plan", None)
-    fits = last is not None and last[:2] == (module, dim)
-    if fits and (name is None or last[2:4] == (name, parameters)):
+    last: tuple[Any, ...] = getattr(_kept, "plan", (None,))
+    if last[:2] == (module, dim) and (name is None or last[2:4] == (name, parameters)):
         return last[4]
     number = -1 if name is None else number_of(name)
     plan = module.CandidatePlan(number, tuple(parameters), dim)

@@ -83,6 +83,9 @@ class OptimizeResult(dict[str, Any]):
            x: [ 1.000e+00  2.000e+00]
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

@@ -240,7 +240,11 @@ def test_never_worse_than_the_start():
 
 
 def test_seed_decides_the_run():
-    runs = [minimize("ackley", torch.ones(3), budget=400, seed=seed) for seed in (5, 5, 6)]
+    options = {"local": False}  # whose first moves draw nothing
+    runs = [
+        minimize("ackley", torch.ones(3), budget=400, seed=seed, options=options)
+        for seed in (5, 5, 6)
+    ]
     assert torch.equal(runs[0].x, runs[1].x)
     assert not torch.equal(runs[0].x, runs[2].x)
     assert runs[0].seed == 5
@@ -285,8 +289,9 @@ def test_maxiter_ends_the_run():
 
 
 def test_tol_ends_the_run_when_the_best_value_stays():
-    loose = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-3)
-    tight = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-9)
+    options = {"local": False}  # a descent solves a bowl at once, whatever tol
+    loose = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-3, options=options)
+    tight = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-9, options=options)
     assert (loose.status, tight.status) == (0, 0)
     assert "<= tol in" in loose.message
     assert loose.nfev < tight.nfev < 10_000
@@ -337,3 +342,39 @@ def test_device(device):
     arrays = minimize(numpy_bowl, np.zeros(3), device=device, budget=2000, seed=0)
     assert isinstance(arrays.x, np.ndarray)
     assert minimize("sphere", torch.ones(3), device=device, budget=2000, seed=0).fun < 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("array", [False, True])
+def test_bounds_of_very_different_widths(method, array):
+    low, high = torch.tensor([-1.0, 1e-6, -1000.0]), torch.tensor([1.0, 1e-3, 3000.0])
+    best = torch.tensor([0.3, 4e-4, 700.0])
+
+    def fun(x):
+        place = (np.asarray(x) - best.numpy()) if array else (x - best)
+        return ((place / (high - low if not array else (high - low).numpy())) ** 2).sum()
+
+    seen = []
+
+    def watched(x):
+        seen.append(np.array(x.detach() if isinstance(x, torch.Tensor) else x, np.float64))
+        return fun(x)
+
+    bounds = list(zip(low.tolist(), high.tolist(), strict=True)) if array else (low, high)
+    x0 = np.array([0.9, 9e-4, 2900.0]) if array else torch.tensor([0.9, 9e-4, 2900.0])
+    result = minimize(watched, x0, method=method, bounds=bounds, budget=1500, seed=0)
+    assert result.fun < 1e-4
+    np.testing.assert_allclose(result.x, best, rtol=0.05)
+    points = np.stack(seen)
+    np.testing.assert_allclose(points[0], x0, rtol=1e-6)
+    limits = low.double().numpy(), high.double().numpy()
+    assert (points >= limits[0]).all()
+    assert (points <= limits[1]).all()
+
+
+def test_uneven_bounds_of_a_problem():
+    problem = problems.get("rastrigin", 2)
+    bounds = (torch.tensor([-1.0, -5.0]), torch.tensor([2.0, 5.0]))
+    result = minimize(problem, bounds=bounds, budget=3000, seed=0)
+    assert result.fun < 1e-4
+    assert float(problem(result.x)) == pytest.approx(result.fun, abs=1e-6)

@@ -216,6 +216,8 @@ class Descent(ABC):
         limits = None if self._low is None else (self._low, self._high)
         counts = self._counts
         seed = (self._seed + counts["attempts"] * 0x9E3779B97F4A7C15) % 2**64
+        if options.get("mode", "adaptive") == "adaptive":  # one cloud around the point, no descent
+            options = {"covariance": "diagonal", "restarts": False, **options}
         search = AttentionSearch(self.center, sigma, bounds=limits, seed=seed, **options)
         before = float(problem(self.center[None]))
         self._note(self.center, before)

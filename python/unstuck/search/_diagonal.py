@@ -7,23 +7,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.ops import candidates
+from unstuck.ops import attention, candidates
 from unstuck.ops import reference_attention as rule
-from unstuck.ops.candidates import Draw, Moments, Region
-from unstuck.search._plain import Limits, Record, not_finite
+from unstuck.ops.attention import Report
+from unstuck.ops.candidates import Draw, Region
+from unstuck.search._plain import Limits
+from unstuck.search._space import Space
 
 
 class DiagonalRule:
-    """The formulas of ``unstuck.ops.reference_attention``, on candidates or fused."""
+    """The formulas of ``unstuck.ops.reference_attention``, on candidates or fused.
+
+    A run that has converged (its sigma below 1e-9 of the first, 1e-5 in float32, or ten iterations
+    of equal losses) starts again at a random point with twice the candidates, as IPOP-CMA-ES does
+    (Auger and Hansen 2005); without `restarts` that is a reason to stop.
+    """
 
     def __init__(
-        self, x0: Tensor, sigma: float, popsize: int, limits: Limits, seed: int, share: float
+        self,
+        x0: Tensor,
+        sigma: float,
+        popsize: int,
+        limits: Limits,
+        space: Space,
+        share: float,
+        restarts: bool,
     ) -> None:
         zeros, ones = torch.zeros_like(x0), torch.ones_like(x0)
         self._state = rule.State(x0.clone(), zeros, ones, sigma)
-        self.popsize = popsize
+        self.popsize = self._popsize0 = popsize
+        self.restarts = 0
         self._sigma0 = sigma
-        self._limits, self._seed, self._share = limits, seed, share
+        self._limits, self._space, self._share, self._restart = limits, space, share, restarts
         self._bad = self._flat = 0  # iterations in a row without a finite or a differing loss
 
     @property
@@ -31,57 +46,63 @@ class DiagonalRule:
         """The point [D] that the candidates lie around."""
         return self._state.mean
 
-    def place(self, iteration: int) -> tuple[Region, Draw]:
-        """Return where and with which noise the candidates of `iteration` are drawn."""
-        state = self._state
-        region = Region(state.mean, state.sigma, state.scale, *self._limits)
-        return region, Draw(self._seed, iteration)
-
     def candidates(self, iteration: int) -> Tensor:
         """Return the candidates [N, D] of `iteration`."""
-        return candidates.sample(*self.place(iteration), 0, self.popsize)
+        state = self._state
+        region = Region(state.mean, state.sigma, state.scale, *self._limits)
+        return candidates.sample(region, Draw(self._space.seed, iteration), 0, self.popsize)
 
     def update(self, losses: Tensor, x: Tensor) -> None:
         """Move, from the losses [N] of the candidates x [N, D]."""
         a, ess, beta = rule.temper(losses, self._state.beta, self._share)
-        shift = x - self._state.mean
-        weights = a.to(x)
-        self._move(losses, Moments(weights @ shift, weights @ shift.square()), ess, beta)
-
-    def fused(self, objective: Any, iteration: int, record: Record) -> None:
-        """Draw, evaluate, record and move without storing a candidate."""
-        region, draw = self.place(iteration)
-        if self._state.beta:
-            losses, moments, ess = candidates.softmax_pass(
-                objective, region, draw, self.popsize, self._state.beta
-            )
-            a, wanted, beta = rule.temper(losses.double(), self._state.beta, self._share)
-            again = abs(wanted - ess) > 1e-3 * wanted  # the temperature had to be mended at once
-        else:
-            losses = candidates.losses(objective, region, draw, self.popsize)
-            a, wanted, beta = rule.temper(losses.double(), 0.0, self._share)
-            again = True
-        if again:
-            moments = candidates.combine(region, draw, a.to(region.mean))
-        record(losses, lambda i: candidates.sample(region, draw, i, 1)[0])
-        self._move(losses, moments, wanted, beta)
-
-    def _move(self, losses: Tensor, moments: Moments, ess: float, beta: float) -> None:
-        self._bad = not_finite(losses, self._bad)
-        self._flat = self._flat + 1 if not ess and not self._bad else 0
         if ess:
-            rule.adapt(self._state, moments.shift, moments.square, ess, beta)
+            shift, weights = x - self._state.mean, a.to(x)
+            rule.adapt(self._state, weights @ shift, weights @ shift.square(), ess, beta)
+        self._after(int(torch.isfinite(losses).sum()), ess)
+
+    def fused(self, objective: Any, iteration: int, best: float) -> Report:
+        """Draw, evaluate and move without storing a candidate."""
+        low, high, bound = self._limits
+        draw = Draw(self._space.seed, iteration)
+        report = attention.run(
+            objective,
+            self._state,
+            draw,
+            self.popsize,
+            low=low,
+            high=high,
+            bound=bound,
+            share=self._share,
+            best=best,
+        )
+        self._after(report.finite, report.ess)
+        return report
+
+    def _after(self, finite: int, ess: float) -> None:
+        """Count what is bad, and start again where a run has converged."""
+        self._bad = 0 if finite else self._bad + 1
+        self._flat = self._flat + 1 if finite and not ess else 0
+        if self._restart and self._converged():
+            self.restarts += 1
+            self.popsize = min(self._popsize0 << self.restarts, max(self._popsize0, 1 << 16))
+            x = torch.from_numpy(self._space.start(self.restarts)).to(self._state.mean)
+            self._state = rule.State(x, torch.zeros_like(x), torch.ones_like(x), self._sigma0)
+            self._flat = 0
+
+    def _converged(self) -> dict[str, Any]:
+        reasons: dict[str, Any] = {}
+        if self._flat >= 10:
+            reasons["flat"] = self._flat
+        least = 1e-9 if self._state.mean.dtype == torch.float64 else 1e-5
+        if self._state.sigma < least * self._sigma0:
+            reasons["tolx"] = self._state.sigma
+        return reasons
 
     def stop(self) -> dict[str, Any]:
         """Return the reasons to stop."""
-        reasons: dict[str, Any] = {}
+        reasons = {} if self._restart else self._converged()
         if self._bad:
             reasons["nonfinite"] = self._bad
-        if self._flat >= 10:
-            reasons["flat"] = self._flat
-        sigma = self._state.sigma
-        if sigma < 1e-12 * self._sigma0:
-            reasons["tolx"] = sigma
         return reasons
 
     def state(self) -> dict[str, Any]:
@@ -95,6 +116,8 @@ class DiagonalRule:
             "beta": s.beta,
             "bad": self._bad,
             "flat": self._flat,
+            "popsize": self.popsize,
+            "restarts": self.restarts,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -103,3 +126,4 @@ class DiagonalRule:
         mean, path, scale = (state[k].to(like).clone() for k in ("mean", "path", "scale"))
         self._state = rule.State(mean, path, scale, float(state["sigma"]), float(state["beta"]))
         self._bad, self._flat = int(state["bad"]), int(state["flat"])
+        self.popsize, self.restarts = int(state["popsize"]), int(state["restarts"])

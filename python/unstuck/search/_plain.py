@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unstuck.ops import candidates
+from unstuck.ops.attention import Report
 from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.reference_attention import weights
 
 Limits = tuple[Tensor | None, Tensor | None, str]
 """Low [D], high [D] and what happens outside: ``"clip"`` or ``"reflect"``."""
-
-
-Record = Callable[[Tensor, Callable[[int], Tensor]], None]
-"""Takes the losses [N] and a function that returns a candidate."""
 
 
 def not_finite(losses: Tensor, before: int) -> int:
@@ -62,15 +59,18 @@ class PlainRule:
         self._bad = not_finite(losses, self._bad)
         self.mean = self.mean + self._eta * (a.to(x) @ (x - self.mean))
 
-    def fused(self, objective: Any, iteration: int, record: Record) -> None:
-        """Draw, evaluate, record and move without storing a candidate."""
+    def fused(self, objective: Any, iteration: int, best: float) -> Report:
+        """Draw, evaluate and move without storing a candidate."""
         region, draw = self.place(iteration)
-        losses, moments, _ = candidates.softmax_pass(
+        losses, moments, ess = candidates.softmax_pass(
             objective, region, draw, self.popsize, self._beta
         )
-        record(losses, lambda i: candidates.sample(region, draw, i, 1)[0])
+        finite = torch.isfinite(losses)
+        lowest, index = torch.where(finite, losses.double(), math.inf).min(0)
+        x = candidates.sample(region, draw, int(index), 1)[0] if float(lowest) < best else None
         self._bad = not_finite(losses, self._bad)
         self.mean = self.mean + self._eta * moments.shift
+        return Report(1, losses, ess, int(finite.sum()), min(best, float(lowest)), x)
 
     def stop(self) -> dict[str, Any]:
         """Return the reasons to stop."""

@@ -102,6 +102,18 @@ inline NoiseKey noise_key(py::handle seed, py::handle iteration, py::handle stre
           uint32_t(integer(stream, {"stream"}, 0, UINT32_MAX)), int(n)};
 }
 
+// A landscape by its number, or -1 for none, and its parameters.
+inline LandscapeView read_landscape(const py::object& landscape, const py::object& parameters,
+                                    int landscapes) {
+  LandscapeView view{};
+  view.landscape = int(integer(landscape, {"landscape"}, -1, landscapes - 1));
+  const py::sequence list = sequence(parameters, "parameters");
+  if (list.size() > 2) throw py::value_error("parameters must be at most two numbers");
+  for (size_t i = 0; i < list.size(); ++i)
+    view.parameters.p[i] = number(py::object(list[i]), {"parameters", i});
+  return view;
+}
+
 // A Backend has: kDeviceType, kLandscapes, Scratch; place(), which makes of `where` (the number of
 // threads on the CPU, the stream on CUDA) what its functions take; losses, moments, softmax, sample
 // and values, as in cpu/candidates.hpp; workspace_size(), and set_workspace(scratch, memory, size).
@@ -109,11 +121,7 @@ template <class Backend>
 class CandidatePlan {
  public:
   CandidatePlan(const py::object& landscape, const py::object& parameters, const py::object& dim) {
-    objective_.landscape = int(integer(landscape, {"landscape"}, -1, Backend::kLandscapes - 1));
-    const py::sequence list = sequence(parameters, "parameters");
-    if (list.size() > 2) throw py::value_error("parameters must be at most two numbers");
-    for (size_t i = 0; i < list.size(); ++i)
-      objective_.parameters.p[i] = number(py::object(list[i]), {"parameters", i});
+    objective_ = read_landscape(landscape, parameters, Backend::kLandscapes);
     dim_ = integer(dim, {"dim"}, objective_.landscape < 0 ? 0 : 1, int64_t(1) << 34);
   }
 
@@ -240,7 +248,8 @@ class CandidatePlan {
   }
 
   template <class R>
-  RegionView<R> read_region(const py::object& object, int64_t count, CandidateArguments& arguments) {
+  RegionView<R> read_region(const py::object& object, int64_t count,
+                            CandidateArguments& arguments) {
     const py::tuple parts = fields(object, "region", 6);
     RegionView<R> view = read_limits<R>(parts, arguments);
     const py::object mean(parts[0]), sigma(parts[1]), scale(parts[2]);

@@ -22,6 +22,7 @@ namespace {
 
 struct CpuBackend {
   static constexpr int32_t kDeviceType = dlpack::kCPU;
+  static constexpr int kLandscapes = unstuck::kLandscapes;
 
   struct Workspace {
     std::vector<Chunk> chunks;
@@ -45,6 +46,10 @@ struct CpuBackend {
   }
   static void net_trials(const NetTrials& net, const Trials& t, int64_t dim, uintptr_t threads) {
     cpu::net_trials(net, t, dim, sane(threads));
+  }
+  static void landscape_trials(const LandscapeView& o, const Trials& t, int64_t dim, DType dtype,
+                               uintptr_t threads) {
+    cpu::landscape_trials(o, t, dim, dtype, sane(threads));
   }
   static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
                                   uintptr_t threads) {

@@ -8,8 +8,10 @@
 
 namespace unstuck {
 
-// A Backend has kDeviceType, regression_trials, net_trials, regression_gradient and net_candidates;
-// `where` is the number of threads on the CPU.
+// A Backend has kDeviceType, kLandscapes, regression_trials, net_trials, landscape_trials,
+// regression_gradient and net_candidates; `where` is the number of threads on the CPU, the stream
+// on CUDA. bind_trials() wants the first five alone. A workspace is None on the CPU, and float64
+// memory of the device on CUDA.
 template <class Backend>
 struct ObjectiveCalls {
   static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
@@ -24,8 +26,15 @@ struct ObjectiveCalls {
 
   static Trials trials(Arrays& arrays, int64_t dim, const py::object& w, const py::object& d,
                        const py::object& rates, double beta, const py::object& losses,
-                       const py::object& p, const py::object& moved, const py::object& rate) {
+                       const py::object& p, const py::object& moved, const py::object& rate,
+                       const py::object& workspace) {
     Trials t{};
+    if (!workspace.is_none()) {
+      Arrays space(Backend::kDeviceType);
+      t.workspace_size = space.length(workspace, "workspace");
+      t.workspace = static_cast<double*>(space.write(workspace, "workspace", t.workspace_size));
+      if (space.dtype() != DType::f64) throw py::type_error("workspace must be float64");
+    }
     t.count = arrays.length(rates, "rates");
     t.beta = non_negative(py::float_(beta), {"beta"});
     t.w = arrays.read(w, "w", dim);
@@ -43,10 +52,12 @@ struct ObjectiveCalls {
                                 bool logistic, const py::object& w, const py::object& d,
                                 const py::object& rates, double beta, const py::object& losses,
                                 const py::object& p, const py::object& moved,
-                                const py::object& rate, uintptr_t where) {
+                                const py::object& rate, const py::object& workspace,
+                                uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
     const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
-    const Trials t = trials(arrays, objective.dim, w, d, rates, beta, losses, p, moved, rate);
+    const Trials t =
+        trials(arrays, objective.dim, w, d, rates, beta, losses, p, moved, rate, workspace);
     arrays.check_memory();
     py::gil_scoped_release release;
     Backend::regression_trials(objective, t, where);
@@ -56,7 +67,7 @@ struct ObjectiveCalls {
                          int64_t features, int64_t hidden, int64_t outputs, const py::object& w,
                          const py::object& d, const py::object& rates, double beta,
                          const py::object& losses, const py::object& p, const py::object& moved,
-                         const py::object& rate, uintptr_t where) {
+                         const py::object& rate, const py::object& workspace, uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
     check_size(features, "features");
     check_size(hidden, "hidden");
@@ -72,12 +83,29 @@ struct ObjectiveCalls {
     const int64_t bytes = size_of(net.dtype);
     net.slope = static_cast<const char*>(net.first) + hidden * net.n * bytes;
     net.y = cross_entropy ? arrays.read_int64(y, "y", net.n) : arrays.read(y, "y", net.n);
-    const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate);
+    const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate, workspace);
     net.second = static_cast<const char*>(t.w) + tail * bytes;
     net.change = static_cast<const char*>(t.d) + tail * bytes;
     arrays.check_memory();
     py::gil_scoped_release release;
     Backend::net_trials(net, t, dim, where);
+  }
+
+  // A landscape by its number, as a CandidatePlan knows it.
+  static void landscape_trials(const py::object& landscape, const py::object& parameters,
+                               const py::object& w, const py::object& d, const py::object& rates,
+                               double beta, const py::object& losses, const py::object& p,
+                               const py::object& moved, const py::object& rate,
+                               const py::object& workspace, uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    const LandscapeView objective = read_landscape(landscape, parameters, Backend::kLandscapes);
+    if (objective.landscape < 0) throw py::value_error("landscape must be at least 0, not -1");
+    const int64_t dim = arrays.length(w, "w");
+    if (dim < 1) throw py::value_error("w must have at least one coordinate");
+    const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate, workspace);
+    arrays.check_memory();
+    py::gil_scoped_release release;
+    Backend::landscape_trials(objective, t, dim, arrays.dtype(), where);
   }
 
   // `region` is (mean, sigma, scale, low, high, bound), `draw` is (seed, iteration, stream,
@@ -153,19 +181,29 @@ struct ObjectiveCalls {
 };
 
 template <class Backend>
-void bind_objectives(py::module_& m) {
+void bind_trials(py::module_& m) {
   using Calls = ObjectiveCalls<Backend>;
   m.def(
       "regression_trials", &Calls::regression_trials, py::arg("X"), py::arg("y"), py::arg("lam"),
       py::arg("kappa"), py::arg("logistic"), py::arg("w"), py::arg("d"), py::arg("rates"),
       py::arg("beta"), py::arg("losses"), py::arg("p"), py::arg("moved"), py::arg("rate"),
-      py::arg("where"),
+      py::arg("workspace"), py::arg("where"),
       "Losses of a regression at w - rates d and, unless moved is None, the step they decide on.");
   m.def("net_trials", &Calls::net_trials, py::arg("first"), py::arg("y"), py::arg("cross_entropy"),
         py::arg("features"), py::arg("hidden"), py::arg("outputs"), py::arg("w"), py::arg("d"),
         py::arg("rates"), py::arg("beta"), py::arg("losses"), py::arg("p"), py::arg("moved"),
-        py::arg("rate"), py::arg("where"),
+        py::arg("rate"), py::arg("workspace"), py::arg("where"),
         "The same of a two-layer net, from its first layer's outputs at w and along d.");
+  m.def("landscape_trials", &Calls::landscape_trials, py::arg("landscape"), py::arg("parameters"),
+        py::arg("w"), py::arg("d"), py::arg("rates"), py::arg("beta"), py::arg("losses"),
+        py::arg("p"), py::arg("moved"), py::arg("rate"), py::arg("workspace"), py::arg("where"),
+        "The same of a landscape.");
+}
+
+template <class Backend>
+void bind_objectives(py::module_& m) {
+  using Calls = ObjectiveCalls<Backend>;
+  bind_trials<Backend>(m);
   m.def("net_candidates", &Calls::net_candidates, py::arg("X"), py::arg("y"),
         py::arg("cross_entropy"), py::arg("hidden"), py::arg("outputs"), py::arg("region"),
         py::arg("draw"), py::arg("losses"), py::arg("where"),

@@ -21,6 +21,8 @@ struct Trials {
   int64_t count;
   double beta;
   void *losses, *p, *moved, *rate;  // [K], [K], [D], one
+  double* workspace;                // on the device; null on the CPU
+  int64_t workspace_size;
 };
 
 // Outputs of a two-layer net at w and along d: what is linear in the parameters, computed before.

@@ -144,12 +144,6 @@ void finish(const Trials& t, const std::vector<double>& losses, int64_t dim, int
     sizeof(T) == 4 ? move_float(job) : move_double(job);
   });
 }
-void finish(const Trials& t, DType dtype, const std::vector<double>& losses, int64_t dim,
-            int threads) {
-  dtype == DType::f32 ? finish<float>(t, losses, dim, threads)
-                      : finish<double>(t, losses, dim, threads);
-}
-
 // The sums over blocks of what each block left for every rate.
 std::vector<double> means(const std::vector<double>& partials, int64_t count, int64_t n) {
   std::vector<double> sums(size_t(count), 0.0);
@@ -173,6 +167,12 @@ Parabola point(const Trials& t, DType dtype, int64_t dim, int threads) {
 
 }  // namespace
 
+void finish_trials(const Trials& t, DType dtype, const std::vector<double>& losses, int64_t dim,
+                   int threads) {
+  dtype == DType::f32 ? finish<float>(t, losses, dim, threads)
+                      : finish<double>(t, losses, dim, threads);
+}
+
 void regression_trials(const Regression& o, const Trials& t, int threads) {
   const int64_t rows = rows_of_block(o.dim), blocks = (o.n + rows - 1) / rows;
   const auto first = [&](int64_t b) { return b * rows; };
@@ -183,7 +183,7 @@ void regression_trials(const Regression& o, const Trials& t, int threads) {
       const LogisticJob job{&o, &t, first(b), length(b), &partials[size_t(b * t.count)]};
       o.dtype == DType::f32 ? logistic_float(job) : logistic_double(job);
     });
-    finish(t, o.dtype, means(partials, t.count, o.n), o.dim, threads);
+    finish_trials(t, o.dtype, means(partials, t.count, o.n), o.dim, threads);
     return;
   }
   std::vector<Parabola> parts(static_cast<size_t>(blocks));
@@ -199,7 +199,7 @@ void regression_trials(const Regression& o, const Trials& t, int threads) {
     const double rate = rate_at(t, o.dtype, k);
     losses.push_back(trapped_loss(residual.at(rate), square.at(rate), double(o.n), o.lam, o.kappa));
   }
-  finish(t, o.dtype, losses, o.dim, threads);
+  finish_trials(t, o.dtype, losses, o.dim, threads);
 }
 
 void net_trials(const NetTrials& net, const Trials& t, int64_t dim, int threads) {
@@ -212,7 +212,7 @@ void net_trials(const NetTrials& net, const Trials& t, int64_t dim, int threads)
                      &partials[size_t(b * t.count)]};
     net.dtype == DType::f32 ? net_float(job) : net_double(job);
   });
-  finish(t, net.dtype, means(partials, t.count, net.n), dim, threads);
+  finish_trials(t, net.dtype, means(partials, t.count, net.n), dim, threads);
 }
 
 }  // namespace unstuck::cpu

@@ -121,6 +121,22 @@ def noise_words(
 ) -> None:
     """The integers behind the noise, as float64; `form` is one of noise_forms()."""
 
+def landscape_trials(
+    landscape: int,
+    parameters: Sequence[float],
+    w: Tensor,
+    d: Tensor,
+    rates: Tensor,
+    beta: float,
+    losses: Tensor,
+    p: Tensor | None,
+    moved: Tensor | None,
+    rate: Tensor | None,
+    workspace: Tensor | None,
+    where: int,
+) -> None:
+    """Losses of a landscape at w - rates d and, unless moved is None, the step they decide on."""
+
 def net_candidates(
     X: Tensor,
     y: Tensor,
@@ -149,6 +165,7 @@ def net_trials(
     p: Tensor | None,
     moved: Tensor | None,
     rate: Tensor | None,
+    workspace: Tensor | None,
     where: int,
 ) -> None:
     """The same of a two-layer net, from its first layer's outputs at w and along d."""
@@ -180,6 +197,7 @@ def regression_trials(
     p: Tensor | None,
     moved: Tensor | None,
     rate: Tensor | None,
+    workspace: Tensor | None,
     where: int,
 ) -> None:
     """Losses of a regression at w - rates d and, unless moved is None, the step they decide on."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from unstuck.ops import _native, landscapes, reference_objectives, reference_trials
+from unstuck.ops import landscapes, reference_objectives, reference_trials
+from unstuck.ops._candidates_now import dense, native_for, number_of, on, where
 from unstuck.ops._objective_kinds import LogisticRegression, Objective, Trapped, TwoLayerNet
 from unstuck.ops.landscapes import Landscape
 
@@ -30,14 +30,13 @@ class Step(NamedTuple):
     """``sum p_k rates_k``, 0-d; zero when no loss was finite."""
 
 
-def kernels(objective: Objective) -> ModuleType | None:
-    """Return the module with kernels for the objective's data, or None."""
-    device = objective.X.device
-    module = _native.module_for(device)
-    if module is None:
-        _native.warn_fallback(device)
+def kernels(objective: Along, like: Tensor, name: str) -> Any:
+    """Return the module with the kernel `name` for tensors as `like`, or None."""
+    module = native_for(like)
+    if module is None or not hasattr(module, name):
         return None
-    return module if device.type == "cpu" and objective.X.stride(1) == 1 else None
+    strided = not isinstance(objective, Landscape) and objective.X.stride(1) != 1
+    return None if strided else module
 
 
 def trapped_numbers(objective: Objective) -> tuple[float, float, bool]:
@@ -49,52 +48,61 @@ def trapped_numbers(objective: Objective) -> tuple[float, float, bool]:
 
 def step_now(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
     """Try all rates, and take the step that they decide on."""
-    if isinstance(objective, Landscape) or (module := kernels(objective)) is None:
-        losses = losses_now(objective, w, d, rates)
-        p, rate = reference_trials.choose(losses, rates, beta)
-        return Step(torch.where(rate == 0, w, w - rate * d), losses, p, rate)
-    step = Step(
-        torch.empty_like(w), torch.empty_like(rates), torch.empty_like(rates), w.new_empty(())
-    )
-    _call(module, objective, w, d, rates, beta, step)
-    return step
+    w, d, rates = dense(w), dense(d), dense(rates)
+    losses, p, rate = torch.empty_like(rates), torch.empty_like(rates), w.new_empty(())
+    step = Step(torch.empty_like(w), losses, p, rate)
+    if _native(objective, (w, d, rates, beta, losses, p, step.w, rate)):
+        return step
+    losses = _reference(objective, w, d, rates)
+    p, rate = reference_trials.choose(losses, rates, beta)
+    return Step(torch.where(rate == 0, w, w - rate * d), losses, p, rate)
 
 
 def losses_now(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
     """Try all rates."""
-    if isinstance(objective, Landscape):
-        many = max(1, MEMORY // (w.numel() * w.element_size()))
-        return torch.cat(
-            [
-                landscapes.value(objective, w - part[:, None] * d)
-                for part in torch.split(rates, many)
-            ]
-        )
-    module = kernels(objective)
-    if module is None:
-        return reference_trials.losses(objective, w, d, rates)
+    w, d, rates = dense(w), dense(d), dense(rates)
     losses = torch.empty_like(rates)
-    _call(module, objective, w, d, rates, 0.0, (None, losses, None, None))
-    return losses
+    if _native(objective, (w, d, rates, 0.0, losses, None, None, None)):
+        return losses
+    return _reference(objective, w, d, rates)
 
 
-def _call(
-    module: ModuleType,
-    objective: Objective,
-    w: Tensor,
-    d: Tensor,
-    rates: Tensor,
-    beta: float,
-    to: tuple[Tensor | None, ...],
-) -> None:
-    """Let the kernel write the losses and, where there is room for them, p, w and the rate."""
-    moved, losses, p, rate = to
-    line = (w, d, rates, beta, losses, p, moved, rate, torch.get_num_threads())
-    X, y = objective.X, objective.y
-    if isinstance(objective, TwoLayerNet):
-        w1, b1, _, _ = reference_objectives.layers(objective, torch.stack([w, d]))
-        first = torch.baddbmm(b1[..., None], w1, X.T.expand(2, -1, -1))  # [2, H, n]
-        sizes = (X.shape[1], objective.hidden, objective.outputs)
-        module.net_trials(first, y, objective.loss == "cross-entropy", *sizes, *line)
+def _native(objective: Along, line: tuple[Any, ...]) -> bool:
+    """Let a kernel write what `line` has room for; False where there is none."""
+    if isinstance(objective, Landscape):
+        what, sizes = "landscape_trials", [objective.dim]
+    elif isinstance(objective, TwoLayerNet):
+        what, sizes = "net_trials", [len(objective.y)]
     else:
-        module.regression_trials(X, y, *trapped_numbers(objective), *line)
+        what, sizes = "regression_trials", [*objective.X.shape]
+    w, d, rates, device = *line[:3], line[0].device
+    module = kernels(objective, w, what)
+    if module is None:
+        return False
+    arguments: tuple[Any, ...]
+    if isinstance(objective, Landscape):
+        arguments = (number_of(objective.name), objective.parameters)
+    elif isinstance(objective, TwoLayerNet):
+        w1, b1, _, _ = reference_objectives.layers(objective, torch.stack([w, d]))
+        X, classes = objective.X, objective.loss == "cross-entropy"
+        first = torch.baddbmm(b1[..., None], w1, X.T.expand(2, -1, -1))  # [2, H, n]
+        shape = (X.shape[1], objective.hidden, objective.outputs)
+        arguments = (first, objective.y, classes, *shape)
+    else:
+        arguments = (objective.X, objective.y, *trapped_numbers(objective))
+    workspace = None
+    if device.type != "cpu":
+        numbers = getattr(module, f"{what}_workspace")(*sizes, len(rates))
+        workspace = torch.empty(numbers, dtype=torch.float64, device=device)
+    with on(device):
+        getattr(module, what)(*arguments, *line, workspace, where(device))
+    return True
+
+
+def _reference(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
+    if not isinstance(objective, Landscape):
+        return reference_trials.losses(objective, w, d, rates)
+    many = max(1, MEMORY // (w.numel() * w.element_size()))
+    return torch.cat(
+        [landscapes.value(objective, w - part[:, None] * d) for part in torch.split(rates, many)]
+    )

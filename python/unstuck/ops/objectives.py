@@ -6,12 +6,11 @@ evaluate it, and :mod:`unstuck.ops.trials` and :mod:`unstuck.ops.candidates` loo
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from unstuck.ops import candidates, reference_objectives
+from unstuck.ops._candidates_now import dense, dense_region, on, where
 from unstuck.ops._objective_kinds import (
     LinearRegression,
     LogisticRegression,
@@ -119,11 +118,13 @@ def value_and_gradient(objective: Objective, w: Tensor) -> tuple[Tensor, Tensor]
     """
     check_point(objective, w)
     w = w.detach()
-    if not isinstance(objective, TwoLayerNet) and w.ndim == 1 and (module := kernels(objective)):
-        w = w.contiguous()
+    regression = not isinstance(objective, TwoLayerNet) and w.ndim == 1
+    if regression and (module := kernels(objective, w, "regression_gradient")):
+        w = dense(w)
         loss, gradient = w.new_empty(()), torch.empty_like(w)
-        numbers, threads = trapped_numbers(objective), torch.get_num_threads()
-        module.regression_gradient(objective.X, objective.y, *numbers, w, loss, gradient, threads)
+        numbers, place = trapped_numbers(objective), where(w.device)
+        with on(w.device):
+            module.regression_gradient(objective.X, objective.y, *numbers, w, loss, gradient, place)
         return loss, gradient
     with torch.no_grad():
         return reference_objectives.value_and_gradient(objective, w)
@@ -163,8 +164,17 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
     losses = region.mean.new_empty(count)
-    if isinstance(objective, TwoLayerNet) and (module := _net_kernels(objective)):
-        _net_candidates(module, objective, region, draw, losses)
+    if (
+        isinstance(objective, TwoLayerNet)
+        and objective.dim <= FUSED_NET
+        and (module := kernels(objective, region.mean, "net_candidates"))
+    ):
+        classes = objective.loss == "cross-entropy"
+        sizes = (objective.hidden, objective.outputs)
+        data = (objective.X, objective.y, classes, *sizes)
+        with on(losses.device):
+            place = where(losses.device)
+            module.net_candidates(*data, dense_region(region), draw, losses, place)
         return losses
     many = max(2, _at_once(objective) // 2 * 2)  # antithetic pairs stay together
     with torch.no_grad():
@@ -172,31 +182,3 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
             points = candidates.sample(region, draw, first, min(many, count - first))
             losses[first : first + len(points)] = reference_objectives.value(objective, points)
     return losses
-
-
-def _net_kernels(net: TwoLayerNet) -> ModuleType | None:
-    """The kernels, where what they keep of sixteen candidates is bounded."""
-    return kernels(net) if net.dim <= FUSED_NET else None
-
-
-def _net_candidates(
-    module: ModuleType, net: TwoLayerNet, region: Region, draw: Draw, losses: Tensor
-) -> None:
-    low, high = region.low, region.high
-    if low is None and high is not None:
-        low = torch.full_like(high, -torch.inf)
-    if high is None and low is not None:
-        high = torch.full_like(low, torch.inf)
-    parts = (region.mean, region.sigma, region.scale, low, high)
-    dense = [part.detach().contiguous() if isinstance(part, Tensor) else part for part in parts]
-    module.net_candidates(
-        net.X,
-        net.y,
-        net.loss == "cross-entropy",
-        net.hidden,
-        net.outputs,
-        (*dense, region.bound),
-        tuple(draw),
-        losses,
-        torch.get_num_threads(),
-    )

@@ -72,7 +72,7 @@ def losses(objective: Along, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         losses: Tensor = torch.ops.unstuck.trial_losses(*pack(objective), w, d, rates)
         return losses
-    return losses_now(objective, w.contiguous(), d.contiguous(), rates.contiguous())
+    return losses_now(objective, w, d, rates)
 
 
 def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
@@ -117,4 +117,4 @@ def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> 
     w, d, rates = w.detach(), d.detach(), rates.detach()
     if torch.compiler.is_compiling():
         return Step(*torch.ops.unstuck.trial_step(*pack(objective), w, d, rates, beta))
-    return step_now(objective, w.contiguous(), d.contiguous(), rates.contiguous(), beta)
+    return step_now(objective, w, d, rates, beta)

@@ -48,20 +48,20 @@ class _Buffers:
     """The buffers of every module that runs, as they were before it ran for the first time."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor, int]] = {}
+        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
         self._hook = register_module_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, _: Any) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and (module, name) not in self._kept:
-                self._kept[module, name] = (buffer, buffer.clone(), buffer._version)
+                self._kept[module, name] = (buffer, buffer.clone())
 
     def restore(self) -> None:
-        for (module, name), (buffer, values, version) in self._kept.items():
-            if buffer._version != version:
+        """Write all of them back: running statistics change without a new version."""
+        with torch.no_grad():
+            for (module, name), (buffer, values) in self._kept.items():
                 buffer.copy_(values)
-                self._kept[module, name] = (buffer, values, buffer._version)
-            module._buffers[name] = buffer
+                module._buffers[name] = buffer
 
     def close(self) -> None:
         self._hook.remove()

@@ -77,8 +77,9 @@ def minimize(
     options : mapping of str, optional
         ``maxiter``: iterations at most. ``return_all``: keep ``allvecs``. ``max_bytes``: size of
         the points handed to `fun` at once (64 MiB). All others are the method's: for attention
-        search ``sigma0`` (a quarter of the narrowest bound by default, 1 without bounds),
-        ``popsize`` and what :class:`unstuck.search.AttentionSearch` takes.
+        search ``sigma0``, ``popsize`` and what :class:`unstuck.search.AttentionSearch` takes.
+        ``sigma0`` is a quarter of the width of the bounds by default, that of every coordinate
+        where all have bounds and their widths differ; 1 without bounds.
 
     Returns
     -------
@@ -122,16 +123,19 @@ def minimize(
         callback=called,
         return_all=bool(given.pop("return_all", False)),
     )
+    if box is not None and "sigma0" not in given and _uneven(box):
+        form, box = form._replace(box=box), (torch.zeros_like(start), torch.ones_like(start))
+        start = form.read(start)
     max_bytes = arguments.read_count("max_bytes", given.pop("max_bytes", MAX_BYTES))
     function = Function(
         problem or fun,  # type: ignore[arg-type]
-        Form((start.numel(),), array=False) if problem is not None else form,
+        form if problem is None else Form((start.numel(),), array=False, box=form.box),
         start,
         vectorized=vectorized or problem is not None,
         budget=allowed,
         rows=max(1, max_bytes // (start.numel() * start.element_size())),
         high=box[1] if box is not None else None,
-        objective=problem.objective if problem is not None else None,
+        objective=problem.objective if problem is not None and form.box is None else None,
     )
     search = _search(row, start, box, noise, given)
     run = Run(search, function, form, rules)
@@ -187,6 +191,12 @@ def _same_device(problem: Problem, device: torch.device | str | None) -> None:
             f"the problem lives on {problem.device}, not on {device}: "
             "use problems.get(..., device=) or leave device out"
         )
+
+
+def _uneven(box: Box) -> bool:
+    """Say whether all coordinates have two bounds and their widths differ."""
+    width = box[1] - box[0]
+    return bool(width.isfinite().all()) and float(width.max()) > 1.01 * float(width.min())
 
 
 def _search(row: Method, start: Tensor, box: Box | None, seed: int, options: dict[str, Any]) -> Any:

@@ -26,15 +26,35 @@ class Form(NamedTuple):
         Of one point.
     array : bool
         A numpy array, not a tensor.
+    box : tuple of two torch.Tensor, optional
+        ``(low [D], high [D])``: the search has the coordinates ``(x - low) / (high - low)``.
     """
 
     shape: tuple[int, ...]
     array: bool
+    box: tuple[Tensor, Tensor] | None = None
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return the coordinates of the search of a point ``[D]`` in the box."""
+        if self.box is None:
+            return x
+        low, high = self.box
+        return ((x - low) / (high - low)).clamp(0, 1)
 
     def write(self, x: Tensor) -> Any:
         """Return rows ``[..., D]`` as a fresh tensor or array ``[..., *shape]``."""
-        shaped = x.detach().clone().reshape(*x.shape[:-1], *self.shape)
-        return shaped.cpu().numpy() if self.array else shaped
+        points = x.detach()
+        if self.box is None:
+            points = points.clone()
+        else:
+            low, high = self.box
+            points = torch.addcmul(low, points, high - low).clamp(low, high)
+        points = points.reshape(*x.shape[:-1], *self.shape)
+        return points.cpu().numpy() if self.array else points
+
+    def scale(self, gradient: Tensor) -> Tensor:
+        """Return a gradient ``[D]`` with respect to the coordinates of the search."""
+        return gradient if self.box is None else gradient * (self.box[1] - self.box[0])
 
 
 class Function:
@@ -124,7 +144,7 @@ class Function:
             loss, slope = self._autograd(x)
         self.record(x[None], loss.reshape(1))
         self.ngev += 1
-        return loss, slope
+        return loss, self._form.scale(slope)
 
     def offer(self, count: int) -> Any:
         """Return the fused objective and count `count` evaluations, or None where it must not be.
@@ -158,14 +178,16 @@ class Function:
         return losses
 
     def _each(self, x: Tensor) -> Tensor:
-        losses: list[Tensor] = []
+        losses: list[float | Tensor] = []
         try:
             for point in self._form.write(x):
-                losses.append(self._scalar(self._fun(point)).detach().to(x.device))
+                value = self._fun(point)
+                losses.append(value if isinstance(value, float) else self._scalar(value).detach())
         finally:  # an error or an interrupt loses none of the points before it
             if losses:
-                self.record(x[: len(losses)], torch.stack(losses))
-        return torch.stack(losses)
+                column = _column(losses, x.device)
+                self.record(x[: len(losses)], column)
+        return column
 
     def _scalar(self, value: Any) -> Tensor:
         """Return what a function gave for one point, as a 0-d tensor in float64."""
@@ -205,6 +227,13 @@ class Function:
             slope[index] = (self(points) - loss).to(x) / moved
         self.ngev += 1
         return loss, slope
+
+
+def _column(losses: list[float | Tensor], device: torch.device) -> Tensor:
+    """Return numbers and 0-d tensors as one tensor in float64."""
+    if all(isinstance(loss, float) for loss in losses):
+        return torch.tensor(losses, dtype=torch.float64, device=device)
+    return torch.stack([torch.as_tensor(loss, dtype=torch.float64) for loss in losses]).to(device)
 
 
 def _real(value: Any) -> Tensor:

@@ -2,9 +2,11 @@
 // suite's module, whose kernels run on the CPU.
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
+#include "bind_objectives.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
+#include "cuda/trials.hpp"
 
 namespace py = pybind11;
 
@@ -13,6 +15,7 @@ namespace {
 
 struct CudaBackend {
   static constexpr int32_t kDeviceType = cuda::kDeviceType;
+  static constexpr int kLandscapes = unstuck::kLandscapes;
   struct Workspace : cuda::Launches {
     using Launches::Launches;
     int64_t size() const { return workspace_size(); }
@@ -24,6 +27,23 @@ struct CudaBackend {
   }
   static void hypergradient(const BlendStep& step, const Workspace& w, uintptr_t stream) {
     cuda::check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
+  }
+
+  static void regression_trials(const Regression& o, const Trials& t, uintptr_t stream) {
+    room(t, cuda::regression_trials_workspace(o.n, o.dim, t.count));
+    cuda::check(cuda::regression_trials(o, t, reinterpret_cast<void*>(stream)));
+  }
+  static void net_trials(const NetTrials& net, const Trials& t, int64_t dim, uintptr_t stream) {
+    room(t, cuda::net_trials_workspace(net.n, t.count));
+    cuda::check(cuda::net_trials(net, t, dim, reinterpret_cast<void*>(stream)));
+  }
+  static void landscape_trials(const LandscapeView& o, const Trials& t, int64_t dim, DType dtype,
+                               uintptr_t stream) {
+    room(t, cuda::landscape_trials_workspace(dim, t.count));
+    cuda::check(cuda::landscape_trials(o, t, dim, dtype, reinterpret_cast<void*>(stream)));
+  }
+  static void room(const Trials& t, int64_t numbers) {
+    cuda::Workspace{t.workspace, t.workspace_size}.room(numbers);
   }
 };
 
@@ -54,4 +74,11 @@ PYBIND11_MODULE(_cuda, m) {
       "What the driver says: error code (0: none), its text, and the number of devices.");
   unstuck::bind_blend<unstuck::CudaBackend>(m);
   unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
+  unstuck::bind_trials<unstuck::CudaBackend>(m);
+  m.def("regression_trials_workspace", &unstuck::cuda::regression_trials_workspace, py::arg("n"),
+        py::arg("dim"), py::arg("count"), "float64 numbers that regression_trials() needs.");
+  m.def("net_trials_workspace", &unstuck::cuda::net_trials_workspace, py::arg("n"),
+        py::arg("count"), "float64 numbers that net_trials() needs.");
+  m.def("landscape_trials_workspace", &unstuck::cuda::landscape_trials_workspace, py::arg("dim"),
+        py::arg("count"), "float64 numbers that landscape_trials() needs.");
 }

@@ -82,39 +82,24 @@ struct CandidatePoints {
   }
 };
 
-// Points w - rates[k] d.
+// Points that are there, or w - rates[k] d.
 template <class R>
-struct LinePoints {
+struct StoredPoints {
   static constexpr int kMost = 1;
-  const R *w, *d, *rates;  // [dim], [dim], [count]
-  int64_t size, count;
-
-  __host__ __device__ int64_t dim() const { return size; }
-  __host__ __device__ int64_t rows() const { return count; }
-  __host__ __device__ int64_t first(int64_t row) const { return row; }
-  __device__ int members(int64_t) const { return 1; }
-  __device__ void load(int64_t row, int, int64_t c, R (&x)[kMost][4]) const {
-#pragma unroll
-    for (int j = 0; j < 4; ++j, c += kNoiseLanes)
-      if (c < size) x[0][j] = w[c] - rates[row] * d[c];
-  }
-};
-
-// Points that are there.
-template <class R>
-struct GivenPoints {
-  static constexpr int kMost = 1;
-  const R* x;  // [count, dim]
-  int64_t size, count;
+  const R* x;          // [count, dim], or w [dim] with a stride of 0
+  const R *d, *rates;  // [dim], [count], or null
+  int64_t size, count, stride;
 
   __host__ __device__ int64_t dim() const { return size; }
   __host__ __device__ int64_t rows() const { return count; }
   __host__ __device__ int64_t first(int64_t row) const { return row; }
   __device__ int members(int64_t) const { return 1; }
   __device__ void load(int64_t row, int, int64_t c, R (&out)[kMost][4]) const {
+    const R* here = x + row * stride;
+    const R rate = d ? rates[row] : R(0);
 #pragma unroll
     for (int j = 0; j < 4; ++j, c += kNoiseLanes)
-      if (c < size) out[0][j] = x[row * size + c];
+      if (c < size) out[0][j] = d ? here[c] - rate * d[c] : here[c];
   }
 };
 

@@ -209,8 +209,15 @@ int64_t landscape_values_workspace(int64_t dim, int64_t count) {
 template <class R>
 int landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
                      R* values, double* workspace, void* stream) {
-  return landscape_values<R>(objective, GivenPoints<R>{points, dim, count}, values, workspace,
-                             stream);
+  const StoredPoints<R> stored{points, nullptr, nullptr, dim, count, dim};
+  return landscape_values<R>(objective, stored, values, workspace, stream);
+}
+
+template <class R>
+int landscape_line(const LandscapeView& objective, const R* w, const R* d, const R* rates,
+                   int64_t count, int64_t dim, R* values, double* workspace, void* stream) {
+  const StoredPoints<R> stored{w, d, rates, dim, count, 0};
+  return landscape_values<R>(objective, stored, values, workspace, stream);
 }
 
 int read_number(const double* from, double* to, void* stream) {
@@ -228,7 +235,9 @@ int read_number(const double* from, double* to, void* stream) {
   template int candidate_sample(const RegionView<R>&, const DrawView&, int64_t, int64_t, R*,       \
                                 void*);                                                            \
   template int landscape_values(const LandscapeView&, const R*, int64_t, int64_t, R*, double*,     \
-                                void*);
+                                void*);                                                            \
+  template int landscape_line(const LandscapeView&, const R*, const R*, const R*, int64_t,         \
+                              int64_t, R*, double*, void*);
 UNSTUCK_CANDIDATES(float)
 UNSTUCK_CANDIDATES(double)
 #undef UNSTUCK_CANDIDATES

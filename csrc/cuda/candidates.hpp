@@ -37,6 +37,11 @@ template <class R>
 int landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
                      R* values, double* workspace, void* stream);
 
+// The same at w - rates[k] d, k < count.
+template <class R>
+int landscape_line(const LandscapeView& objective, const R* w, const R* d, const R* rates,
+                   int64_t count, int64_t dim, R* values, double* workspace, void* stream);
+
 // Copies a number to the host, once the stream has got so far.
 int read_number(const double* from, double* to, void* stream);
 

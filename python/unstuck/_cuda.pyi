@@ -2,11 +2,26 @@
 
 # The same names, for tensors on CUDA devices.
 from unstuck._C import BlendPlan as BlendPlan
+from unstuck._C import CandidatePlan as CandidatePlan
 from unstuck._C import gate_layout as gate_layout
 from unstuck._C import gate_size as gate_size
 from unstuck._C import init as init
+from unstuck._C import landscape_trials as landscape_trials
+from unstuck._C import net_trials as net_trials
+from unstuck._C import noise_forms as noise_forms
+from unstuck._C import noise_words as noise_words
+from unstuck._C import regression_trials as regression_trials
 
 __version__: str
 
 def device_status() -> tuple[int, str, int]:
     """What the driver says: error code (0: none), its text, and the number of devices."""
+
+def landscape_trials_workspace(dim: int, count: int) -> int:
+    """float64 numbers that landscape_trials() needs."""
+
+def net_trials_workspace(n: int, count: int) -> int:
+    """float64 numbers that net_trials() needs."""
+
+def regression_trials_workspace(n: int, dim: int, count: int) -> int:
+    """float64 numbers that regression_trials() needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class DiagonalRule:
         sigma: float,
         popsize: int,
         limits: Limits,
-        space: Space,
+        space: Callable[[], Space],
+        seed: int,
         share: float,
         restarts: bool,
     ) -> None:
@@ -38,7 +40,8 @@ class DiagonalRule:
         self.popsize = self._popsize0 = popsize
         self.restarts = 0
         self._sigma0 = sigma
-        self._limits, self._space, self._share, self._restart = limits, space, share, restarts
+        self._limits, self._share, self._restart = limits, share, restarts
+        self._space, self._seed = space, seed  # the space is large, and restarts alone need it
         self._bad = self._flat = 0  # iterations in a row without a finite or a differing loss
 
     @property
@@ -50,7 +53,7 @@ class DiagonalRule:
         """Return the candidates [N, D] of `iteration`."""
         state = self._state
         region = Region(state.mean, state.sigma, state.scale, *self._limits)
-        return candidates.sample(region, Draw(self._space.seed, iteration), 0, self.popsize)
+        return candidates.sample(region, Draw(self._seed, iteration), 0, self.popsize)
 
     def update(self, losses: Tensor, x: Tensor) -> None:
         """Move, from the losses [N] of the candidates x [N, D]."""
@@ -63,7 +66,7 @@ class DiagonalRule:
     def fused(self, objective: Any, iteration: int, best: float) -> Report:
         """Draw, evaluate and move without storing a candidate."""
         low, high, bound = self._limits
-        draw = Draw(self._space.seed, iteration)
+        draw = Draw(self._seed, iteration)
         report = attention.run(
             objective,
             self._state,
@@ -85,7 +88,7 @@ class DiagonalRule:
         if self._restart and self._converged():
             self.restarts += 1
             self.popsize = min(self._popsize0 << self.restarts, max(self._popsize0, 1 << 16))
-            x = torch.from_numpy(self._space.start(self.restarts)).to(self._state.mean)
+            x = torch.from_numpy(self._space().start(self.restarts)).to(self._state.mean)
             self._state = rule.State(x, torch.zeros_like(x), torch.ones_like(x), self._sigma0)
             self._flat = 0
 

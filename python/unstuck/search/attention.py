@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -144,8 +145,8 @@ class AttentionSearch(Search):
                 raise ValueError("local belongs to covariance='full': leave it out")
             size = popsize or min(256, 16 + 2 * int(4 * math.sqrt(self.dim)))
             ess = given.get("ess", 0.5)
-            space = self._space(sigma0, bound)
-            return DiagonalRule(self._x0, sigma0, size, limits, space, ess, restarts)
+            space = functools.partial(self._space, sigma0, bound)
+            return DiagonalRule(self._x0, sigma0, size, limits, space, self._seed, ess, restarts)
         if "ess" in given:
             raise ValueError("ess belongs to covariance='diagonal': leave it out")
         size = popsize or 4 + int(3 * math.log(self.dim))

@@ -14,39 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .cases import Case, make_case
-
-SHAPES = ((2, 3), (4,), (3, 2), ())
-
-
-class Stand:
-    """A native plan, and the optimizer's lists and dictionaries that it watches."""
-
-    def __init__(self, native: ModuleType, *, watched: bool = True, **changes: Any) -> None:
-        self.case: Case = make_case(SHAPES, count=2, momentum=0.5, **changes)
-        self.params = self.case.params = [Parameter(p) for p in self.case.params]
-        for p, grad in zip(self.params, self.case.grads, strict=True):
-            p.grad = grad
-        idle = Parameter(torch.zeros(2))  # has no gradient, and so no place in the plan
-        self.groups: list[dict[str, Any]] = [
-            {"params": self.params[:2], "lr": 0.1},
-            {"params": [idle, *self.params[2:]], "lr": 0.2},
-        ]
-        keys = ("exp_avgs", "exp_avg_sqs", "momentum_buffers", "steps")
-        names = ("exp_avg", "exp_avg_sq", "momentum_buffer", "step")
-        self.state: dict[Any, dict[str, Any]] = defaultdict(dict)
-        for i, p in enumerate(self.params):
-            for name, key in zip(names, keys, strict=True):
-                self.state[p][name] = getattr(self.case, key)[i]
-        self.plan = native.BlendPlan(*self.case.plan_arguments())
-        if watched:
-            self.plan.watch(self.groups, self.state)
-
-    def ready(self) -> bool:
-        return self.plan.ready(self.groups, self.state)
-
-    def step(self) -> None:
-        self.plan.step([self.case.group], None, None, True, 1)
+from .cases import make_case
+from .stand import SHAPES, Stand
 
 
 @pytest.fixture
@@ -117,27 +86,6 @@ def test_a_changed_tensor_is_noticed(native: ModuleType, reading: str, key: str,
         assert not stand.ready(), f"{key} of tensor {i}"
         with pytest.raises(ValueError, match="no gradients"):
             stand.step()
-
-
-def test_looking_is_silent_and_holds_on_to_no_state(
-    native: ModuleType, reading: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    stand = Stand(native)
-    states = [weakref.ref(x) for x in (*stand.case.exp_avgs, *stand.case.steps)]
-    stand.state[stand.params[0]]["exp_avg"].untyped_storage().resize_(0)
-    assert not stand.ready()
-    del stand
-    gc.collect()
-    assert [x() for x in states] == [None] * len(states)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_parameter_can_still_be_swapped(stand: Stand) -> None:
-    """torch refuses to swap a tensor that has hidden references."""
-    assert stand.ready()
-    p = stand.params[0]
-    torch.utils.swap_tensors(p, Parameter(p.detach().clone()))
-    assert not stand.ready()
 
 
 @pytest.mark.parametrize("key", ["param", "exp_avg", "exp_avg_sq", "momentum_buffer"])

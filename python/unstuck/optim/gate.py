@@ -37,8 +37,8 @@ class Gate:
     lr : float
         Learning rate of the gate's own Adam (betas 0.9 and 0.99).
     init_alpha : float
-        What every alpha starts at, in (0, 1). The default did better than 0.5 on mnist1d and as well
-        elsewhere (docs/blend.md).
+        What every alpha starts at, in (0, 1). The default did better than 0.5 on mnist1d and as
+        well elsewhere (docs/blend.md).
     normalize : bool
         Divide the hypergradient by :math:`|g'| |u_{adam} - u_{sgd}|`, so that the gate learns
         equally fast whatever the scale of loss and updates.

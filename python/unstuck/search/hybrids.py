@@ -381,18 +381,13 @@ class LRAttention(Descent):
 
     def _losses(self, problem: Any, w: Tensor, d: Tensor, factors: Tensor) -> Tensor:
         """Evaluate L(w - f_k d), in one pass over the data where the problem can."""
-        objective = fused(problem, len(factors)) if self._low is None else None
+        far = w - factors.max() * d  # the other points lie between
+        objective = fused(problem, len(factors)) if torch.equal(self._inside(far), far) else None
         if objective is not None:
             losses = trials.losses(objective, w, d, factors)
         else:
-            points = w - factors[:, None] * d
-            if self._low is not None and self._high is not None:
-                points = points.clamp(self._low, self._high)
-            losses = problem(points)
+            losses = problem(self._inside(w - factors[:, None] * d))
         first = int(torch.where(losses.isfinite(), losses, math.inf).argmin())
         if float(losses[first]) < self._best.f:
-            x = w - factors[first] * d
-            if self._low is not None and self._high is not None:
-                x = x.clamp(self._low, self._high)
-            self._note(x, float(losses[first]))
+            self._note(self._inside(w - factors[first] * d), float(losses[first]))
         return losses

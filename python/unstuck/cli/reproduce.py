@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unstuck._extras import require
+from unstuck.cli import reproduce_search
 from unstuck.experiments import (
     METHODS,
     REPORTED,
@@ -40,6 +41,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Run a reported result again.", no_args_is_help=True)
     group.callback()(_root)
     group.command("blend")(blend)
+    for name, command in reproduce_search.COMMANDS.items():
+        group.command(name)(command)
     app.add_typer(group, name="reproduce")
 
 
@@ -119,7 +122,7 @@ def blend(
             epochs=epochs,
             **settings,
         )
-        target = _writable(out)
+        target = reproduce_search.writable_json(out)
         BlendRecord.open(target, plan.fixed)
         total = plan.runs
     except ValueError as error:
@@ -235,17 +238,3 @@ def verdicts(record: BlendRecord, plan: Plan) -> list[str]:
 
 def _names(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
     return default if text is None else tuple(part.strip() for part in text.split(","))
-
-
-def _writable(path: Path) -> Path:
-    """Check before the study that its results can be written, and make their folder."""
-    path = path if path.suffix else path.with_suffix(".json")
-    if path.suffix != ".json":
-        raise ValueError(f"{path} must end in .json; picture and table go beside it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.joinpath(path.name + ".part").touch()
-        path.parent.joinpath(path.name + ".part").unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
-    return path

@@ -1,23 +1,38 @@
 """Reported results, run again and compared with what was reported: one study a file."""
 
+from unstuck.experiments.attention import AttentionPlan, attention_markdown, run_attention
+from unstuck.experiments.attention_net import NetPlan, net_markdown, run_net
 from unstuck.experiments.blend import PROTOCOLS, REPORTED, Plan, Progress, run_study
 from unstuck.experiments.blend_methods import METHODS, Method, Range
 from unstuck.experiments.blend_record import BlendRecord
 from unstuck.experiments.blend_report import Comparison, Summary, compare, markdown, summarize
+from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.hybrids import HybridsPlan, hybrids_markdown, race_of, run_hybrids
 
 __all__ = [
     "METHODS",
     "PROTOCOLS",
     "REPORTED",
+    "AttentionPlan",
     "BlendRecord",
+    "CellRecord",
     "Comparison",
+    "HybridsPlan",
     "Method",
+    "NetPlan",
     "Plan",
     "Progress",
     "Range",
     "Summary",
+    "attention_markdown",
     "compare",
+    "hybrids_markdown",
     "markdown",
+    "net_markdown",
+    "race_of",
+    "run_attention",
+    "run_hybrids",
+    "run_net",
     "run_study",
     "summarize",
 ]

@@ -18,7 +18,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from unstuck.optim import DynamicBlend, Gate
+from unstuck.optim import (
+    Alternating,
+    AttentionRestart,
+    DynamicBlend,
+    Gate,
+    LRAttention,
+    ReactiveEscape,
+)
 from unstuck.problems import lookup
 from unstuck.training.loop import Probe
 
@@ -78,6 +85,7 @@ def _mean_alpha(optimizer: Optimizer) -> float:
 
 
 ALPHA = MappingProxyType({"alpha": _mean_alpha})
+MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.9)
 
 OPTIMIZERS: dict[str, Entry] = {
     "blend": Entry(DynamicBlend, {"lr": 1e-3, "sgd_lr": 3e-2}, probes=ALPHA),
@@ -86,6 +94,20 @@ OPTIMIZERS: dict[str, Entry] = {
         {"lr": 1e-3, "sgd_lr": 3e-2},
         meta=0.15,  # a fifth of the training rows
         probes=ALPHA,
+    ),
+    "lr-attention": Entry(
+        functools.partial(LRAttention, base=MOMENTUM), {"lr": 3e-2}, closure=True
+    ),
+    "reactive-escape": Entry(
+        functools.partial(ReactiveEscape, base=MOMENTUM), {"lr": 3e-2, "sigma": 0.01}, closure=True
+    ),
+    "alternating": Entry(
+        functools.partial(Alternating, base=MOMENTUM), {"lr": 3e-2, "sigma": 0.01}, closure=True
+    ),
+    "attention-restart": Entry(
+        functools.partial(AttentionRestart, base=MOMENTUM),
+        {"lr": 3e-2, "sigma": 0.01},
+        closure=True,
     ),
     "adam": Entry(torch.optim.Adam, {"lr": 1e-3}),
     "adamw": Entry(torch.optim.AdamW, {"lr": 1e-3}),

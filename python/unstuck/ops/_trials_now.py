@@ -91,7 +91,7 @@ def _native(objective: Along, line: tuple[Any, ...]) -> bool:
     else:
         arguments = (objective.X, objective.y, *trapped_numbers(objective))
     workspace = None
-    if device.type != "cpu":
+    if hasattr(module, f"{what}_workspace"):  # on CUDA; the CPU's kernels have their own
         numbers = getattr(module, f"{what}_workspace")(*sizes, len(rates))
         workspace = torch.empty(numbers, dtype=torch.float64, device=device)
     with on(device):

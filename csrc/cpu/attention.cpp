@@ -125,7 +125,7 @@ UNSTUCK_INLINE double move_mean(int64_t n, const R* shift, const R* scale, doubl
   double sums[kLanes] = {};
   lanes(n, [&](int64_t i, int lane) {
     square[i] = next_variance(scale[i], square[i], R(keep), R(gain));
-    mean[i] += shift[i];
+    mean[i] = next_mean(mean[i], shift[i]);
     sums[lane] += double(square[i]);
   });
   return total(sums);

@@ -5,7 +5,7 @@
 //   p     <- (1 - c) p + sqrt(c (2 - c) mu) d / (sigma s)  path
 //   s^2   <- (1 - h) s^2 + h q / sigma^2                   variances
 //   sigma <- sigma exp(c / b (|p| / chi - 1))              step size
-//   m     <- m + d                                         mean
+//   m     <- m + 1.2 d                                     mean
 #pragma once
 #include <cmath>
 
@@ -17,6 +17,7 @@ namespace unstuck {
 // weights are taken again.
 constexpr double kShareLow = 0.5, kShareHigh = 1.4;
 constexpr int kTemperRetries = 12;
+constexpr double kStride = 1.2;
 constexpr double kScaleFloor = 1e-6, kSigmaFloor = 1e-30, kBetaMax = 1e30;
 
 inline double clamped(double x, double low, double high) {
@@ -57,6 +58,11 @@ UNSTUCK_HD R next_path(R p, R shift, R scale, R keep, R gain) {
 template <class R>
 UNSTUCK_HD R next_variance(R scale, R square, R keep, R gain) {
   return keep * (scale * scale) + gain * square;
+}
+
+template <class R>
+UNSTUCK_HD R next_mean(R mean, R shift) {
+  return mean + R(kStride) * shift;
 }
 
 }  // namespace unstuck

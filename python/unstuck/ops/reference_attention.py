@@ -25,15 +25,17 @@ Candidates are :math:`x_i = m + \sigma s \epsilon_i` in antithetic pairs. With t
    :math:`h = \min(\frac12, \frac{D + 2}{3} \frac{2 (\mu - 2 + 1/\mu)}{(D + 2)^2 + \mu})`;
    then :math:`\sigma \leftarrow \sigma r, s \leftarrow s / r` with r the root mean square of s,
    s is kept above 1e-6 and sigma above 1e-30.
-6. :math:`m \leftarrow m + d`.
+6. :math:`m \leftarrow m + 1.2\, d`.
 
 When no loss is finite, or all finite ones are equal, nothing changes.
 
 Sources: the weights are those of MPPI (Williams et al. 2017) and consensus-based optimisation
 (Pinnau et al. 2017), the path that of CMA-ES (Hansen and Ostermeier 2001), the variances those of
-sep-CMA-ES (Ros and Hansen 2008). Measured at D = 1000, N = 256: the share 0.5 with c at 0.35 of
-the usual rate finds better minima of Rastrigin than 0.27 with the usual rate (329 to 530), at the
-same speed on the sphere.
+sep-CMA-ES (Ros and Hansen 2008). Measured at D = 1000, N = 256, 150 D evaluations: the share 0.5
+with c at 0.35 of the usual rate finds better minima of Rastrigin than 0.27 with the usual rate (329
+to 530) at the same speed on the sphere. A stride of 1.2 in formula 6 gains on the sphere, Ackley
+and Griewank (6e-11 to 2e-9, 3.6e-5 to 1.6e-4, 7e-6 to 5e-5) and costs on Rastrigin (445 to 395).
+The temperature of the iteration before costs little against a second pass (sphere 3e-9 to 1e-9).
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ RETRIES = 12
 SCALE_FLOOR = 1e-6
 SIGMA_FLOOR = 1e-30
 BETA_MAX = 1e30
+STRIDE = 1.2
 
 
 @dataclass
@@ -137,5 +140,5 @@ def adapt(state: State, shift: Tensor, square: Tensor, ess: float, beta: float) 
     level = float(variance.mean())
     state.scale.copy_((variance / level).sqrt().clamp_min(SCALE_FLOOR))
     state.sigma = max(SIGMA_FLOOR, old * math.exp(growth) * math.sqrt(level))
-    state.mean.add_(shift)
+    state.mean.add_(shift, alpha=STRIDE)
     state.beta = beta

@@ -82,7 +82,10 @@ class DiagonalRule:
         return report
 
     def _after(self, finite: int, ess: float) -> None:
-        """Count what is bad, and start again where a run has converged."""
+        """Keep the mean in the box, count what is bad, start again where a run has converged."""
+        low, high, _ = self._limits
+        if low is not None and high is not None:  # the step is longer than to what was seen
+            torch.clamp(self._state.mean, low, high, out=self._state.mean)
         self._bad = 0 if finite else self._bad + 1
         self._flat = self._flat + 1 if finite and not ess else 0
         if self._restart and self._converged():

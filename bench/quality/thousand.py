@@ -1,0 +1,162 @@
+"""A thousand coordinates, 256 candidates, 150 D evaluations: against separable methods.
+
+Run ``python bench/quality/thousand.py --save bench/results/quality_thousand.json`` (needs
+``evotorch`` and ``cma``). Starts are uniform in the box of the landscape, the same for all
+methods; sigma0 is a fraction of the half width of the box, and for every method the best of
+``--sigmas`` is reported, chosen on the mean over seeds. The figure is the loss at the centre of the
+distribution in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unstuck.ops.landscapes import Landscape, value
+from unstuck.search import AttentionSearch
+
+BOXES = {"sphere": 5.12, "rastrigin": 5.12, "ackley": 32.768, "griewank": 600.0}
+
+
+def attention(landscape, x0, sigma0, popsize, iterations, seed):
+    search = AttentionSearch(
+        x0, sigma0, popsize=popsize, seed=seed, covariance="diagonal", restarts=False
+    )
+    for _ in range(iterations):
+        search.step(landscape)
+    return search.center
+
+
+def plain(landscape, x0, sigma0, popsize, iterations, seed):
+    search = AttentionSearch(x0, sigma0, popsize=popsize, seed=seed, mode="plain")
+    for _ in range(iterations):
+        search.step(landscape)
+    return search.center
+
+
+def pycma(landscape, x0, sigma0, popsize, iterations, seed):
+    import cma
+
+    options = {"CMA_diagonal": True, "popsize": popsize, "seed": seed + 1, "verbose": -9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        es = cma.CMAEvolutionStrategy(x0.double().numpy(), sigma0, options)
+        for _ in range(iterations):
+            points = es.ask()
+            losses = value(landscape, torch.from_numpy(np.asarray(points)))
+            es.tell(points, losses.numpy())
+    return torch.from_numpy(np.asarray(es.mean)).to(x0)
+
+
+def evotorch(kind):
+    def run(landscape, x0, sigma0, popsize, iterations, seed):
+        logging.getLogger("evotorch").setLevel(logging.ERROR)
+        from evotorch import Problem
+        from evotorch.algorithms import CEM, CMAES, PGPE, SNES
+        from evotorch.decorators import vectorized
+
+        @vectorized
+        def function(x):
+            return value(landscape, x)
+
+        def problem():
+            size = {"solution_length": landscape.dim, "initial_bounds": (-1, 1)}
+            return Problem("min", function, seed=seed + 1, dtype=torch.float32, **size)
+
+        shared = {"popsize": popsize, "stdev_init": sigma0, "center_init": x0}
+        if kind == "SNES":
+            search = SNES(problem(), **shared)
+        elif kind == "CEM":
+            search = CEM(problem(), parenthood_ratio=0.5, **shared)
+        elif kind == "CMAES":
+            search = CMAES(problem(), separable=True, **shared)
+        else:
+            radius = sigma0 * landscape.dim**0.5
+            search = PGPE(
+                problem(),
+                center_learning_rate=radius / 15,
+                stdev_learning_rate=0.1,
+                optimizer="clipup",
+                optimizer_config={"max_speed": radius / 7.5},
+                **shared,
+            )
+        for _ in range(iterations):
+            search.step()
+        return torch.as_tensor(search.status["center"]).to(x0).clone()
+
+    return run
+
+
+METHODS = {
+    "unstuck attention": attention,
+    "unstuck, plain": plain,
+    "pycma, CMA_diagonal": pycma,
+    "EvoTorch SNES": evotorch("SNES"),
+    "EvoTorch CMAES, separable": evotorch("CMAES"),
+    "EvoTorch CEM": evotorch("CEM"),
+    "EvoTorch PGPE, ClipUp": evotorch("PGPE"),
+}
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dim", type=int, default=1000)
+    parser.add_argument("--popsize", type=int, default=256)
+    parser.add_argument("--budget", type=int, default=150, help="evaluations a coordinate")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[0.1, 0.3, 0.5])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, as printed")
+    parser.add_argument("--save", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    iterations = args.budget * args.dim // args.popsize
+    rows: dict[str, dict] = {}
+    for name in args.methods:
+        rows[name] = {}
+        for label, half in BOXES.items():
+            landscape = Landscape(label, args.dim)
+            began, found = time.perf_counter(), {}
+            for share in args.sigmas:
+                found[share] = []
+                for seed in args.seeds:
+                    draw = torch.Generator().manual_seed(seed)
+                    x0 = (2 * torch.rand(args.dim, generator=draw) - 1) * half
+                    center = METHODS[name](
+                        landscape, x0, share * half, args.popsize, iterations, seed
+                    )
+                    loss = float(value(landscape, center.double()))
+                    found[share].append(loss if np.isfinite(loss) else float("inf"))
+            best = min(found, key=lambda share: np.mean(found[share]))
+            rows[name][label] = {
+                "mean": float(np.mean(found[best])),
+                "losses": found[best],
+                "sigma0 / half width": best,
+                "mean by sigma0": {str(k): float(np.mean(v)) for k, v in found.items()},
+            }
+            low, high = min(found[best]), max(found[best])
+            took = time.perf_counter() - began
+            print(
+                f"{name:28}{label:11}{np.mean(found[best]):12.4g}"
+                f"   {low:.4g} to {high:.4g}   sigma0 {best}   {took:.0f} s",
+                flush=True,
+            )
+    if args.save:
+        settings = {k: v for k, v in vars(args).items() if k not in {"save", "methods"}}
+        versions = {p: version(p) for p in ("unstuck", "torch", "cma", "evotorch")}
+        record = {"settings": settings, "versions": versions, "python": platform.python_version()}
+        args.save.parent.mkdir(parents=True, exist_ok=True)
+        args.save.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -75,6 +75,18 @@ class CandidateArguments {
   std::vector<Read> read_;
 };
 
+// body(R(), arguments) with R the tensor's type.
+template <class Body>
+void with_float(int32_t device_type, const py::object& tensor, const char* name, const Body& body) {
+  const DType dtype = reader().read(tensor.ptr(), {name}).dtype;
+  if (dtype == DType::f32)
+    body(float(), CandidateArguments(device_type, dtype));
+  else if (dtype == DType::f64)
+    body(double(), CandidateArguments(device_type, dtype));
+  else
+    throw py::type_error(std::string(name) + " must be float32 or float64, not " + name_of(dtype));
+}
+
 inline py::tuple fields(const py::object& o, const char* name, size_t size) {
   if (!PyTuple_Check(o.ptr()) || size_t(PyTuple_GET_SIZE(o.ptr())) != size)
     throw py::type_error(std::string(name) + " must be a tuple of " + std::to_string(size) +
@@ -199,7 +211,7 @@ class CandidatePlan {
       py::gil_scoped_release release;
       Backend::values(function, x, count, dim_, to, scratch_, place);
     };
-    choose(points, "points", dispatch);
+    with_float(Backend::kDeviceType, points, "points", dispatch);
   }
 
   // Memory on the device: as many float64 numbers as calls with this many candidates need.
@@ -225,21 +237,10 @@ class CandidatePlan {
   }
 
   template <class Body>
-  static void choose(const py::object& tensor, const char* name, const Body& body) {
-    const DType dtype = reader().read(tensor.ptr(), {name}).dtype;
-    if (dtype == DType::f32)
-      body(float(), CandidateArguments(Backend::kDeviceType, dtype));
-    else if (dtype == DType::f64)
-      body(double(), CandidateArguments(Backend::kDeviceType, dtype));
-    else
-      throw py::type_error(std::string(name) + " must be float32 or float64, not " +
-                           name_of(dtype));
-  }
-  template <class Body>
   void with_dtype(const py::object& region, const Body& body) {
     const py::tuple parts = fields(region, "region", 6);
-    choose(py::object(parts[0]), "mean",
-           [&](auto zero, CandidateArguments arguments) { body(zero, arguments); });
+    with_float(Backend::kDeviceType, py::object(parts[0]), "mean",
+               [&](auto zero, CandidateArguments arguments) { body(zero, arguments); });
   }
 
   const LandscapeView& objective() const {

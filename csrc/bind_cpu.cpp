@@ -8,6 +8,7 @@
 #include "bind_attention.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
+#include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
@@ -86,6 +87,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", &unstuck::cpu::instruction_set, "The clone that the loader chose.");
   unstuck::bind_blend<unstuck::CpuBackend>(m);
   unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
+  unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
   unstuck::bind_attention(m);
 }

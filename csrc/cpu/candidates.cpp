@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t W = kNoiseLanes;
 constexpr int64_t kPiece = 512;       // coordinates of a row at a time
 constexpr int64_t kMostColumn = 128;  // above, a candidate is a row
-constexpr int64_t kGrain = 16384;     // numbers below which one thread is faster
+[[maybe_unused]] constexpr int64_t kGrain = 16384;     // numbers below which one thread is faster
 
 int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -313,7 +313,7 @@ void candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t
 
 template <class R>
 void landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
-                      R* values, int threads) {
+                      R* values, R* gradients, int threads) {
   const LandscapeKernels<R>& kernels = landscape_kernels<R>(objective.landscape);
   split(count, count * dim, threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
@@ -322,6 +322,7 @@ void landscape_values(const LandscapeView& objective, const R* points, int64_t c
       for (int64_t c = 0; c < dim; c += kPiece)
         kernels.row(objective.parameters, x + c, c, std::min(kPiece, dim - c), sums);
       values[i] = kernels.finish(objective.parameters, sums, x[0], x[dim - 1], dim);
+      if (gradients) kernels.gradient(objective.parameters, x, dim, sums, gradients + i * dim);
     }
   });
 }
@@ -366,7 +367,7 @@ void CandidateBackend::words(const NoiseKey& key, int64_t first, int64_t count, 
                                     int64_t, double, R*, R*, R*, CandidateScratch&, int);        \
   template void candidate_sample(const RegionView<R>&, const DrawView&, int64_t, int64_t, R*,    \
                                  int);                                                           \
-  template void landscape_values(const LandscapeView&, const R*, int64_t, int64_t, R*, int);
+  template void landscape_values(const LandscapeView&, const R*, int64_t, int64_t, R*, R*, int);
 UNSTUCK_NAMED(float)
 UNSTUCK_NAMED(double)
 template void candidate_moments(const RegionView<float>&, const DrawView&, const double*, int64_t,

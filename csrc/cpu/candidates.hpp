@@ -45,10 +45,10 @@ template <class R>
 void candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t first,
                       int64_t count, R* out, int threads);
 
-// The values of a landscape at points [count, dim].
+// The values of a landscape at points [count, dim], and its gradients where there is room for them.
 template <class R>
 void landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
-                      R* values, int threads);
+                      R* values, R* gradients, int threads);
 
 // What bind_candidates.hpp calls.
 struct CandidateBackend {
@@ -87,7 +87,12 @@ struct CandidateBackend {
   template <class R>
   static void values(const LandscapeView& o, const R* points, int64_t count, int64_t dim, R* out,
                      Scratch&, int threads) {
-    landscape_values(o, points, count, dim, out, threads);
+    landscape_values<R>(o, points, count, dim, out, nullptr, threads);
+  }
+  template <class R>
+  static void gradients(const LandscapeView& o, const R* points, int64_t count, int64_t dim, R* out,
+                        R* gradients, int threads) {
+    landscape_values(o, points, count, dim, out, gradients, threads);
   }
 };
 

@@ -1,5 +1,7 @@
 #include "cpu/landscapes.hpp"
 
+#include "math/landscape_slopes.hpp"
+
 namespace unstuck::cpu {
 
 namespace {
@@ -51,6 +53,31 @@ UNSTUCK_INLINE void column(const LandscapeParameters& parameters, const R* __res
 }
 
 template <class F, class R>
+UNSTUCK_INLINE void gradient(const LandscapeParameters& parameters, const R* __restrict x,
+                             int64_t dim, const LandscapeSums& sums, R* __restrict g) {
+  const Slope<F> slope{{parameters}};
+  if constexpr (F::kPairs) {
+#pragma omp simd
+    for (int64_t i = 0; i < dim - 1; ++i) g[i] = slope.left(x[i], x[i + 1]);
+    g[dim - 1] = R(0);
+#pragma omp simd
+    for (int64_t i = 1; i < dim; ++i) g[i] += slope.right(x[i - 1], x[i]);
+  } else {
+    double p = 0, q = 0;
+    slope.prepare(sums.a, sums.b, double(dim), p, q);
+    const R shared = R(p), other = R(q);
+    for (int64_t i = 0; i < dim; i += W) {
+      const R base = R(i + 1);
+      const int64_t n = dim - i < W ? dim - i : W;
+#pragma omp simd
+      for (int64_t l = 0; l < n; ++l)
+        g[i + l] = slope.at(x[i + l], base + R(int32_t(l)), shared, other);
+    }
+  }
+  slope.ends(x[0], x[dim - 1], g[0], g[dim - 1]);
+}
+
+template <class F, class R>
 R finish(const LandscapeParameters& parameters, const LandscapeSums& sums, R first, R last,
          int64_t dim) {
   return R(F{{parameters}}.template finish<double>(sums.a, sums.b, double(first), double(last),
@@ -61,14 +88,18 @@ R finish(const LandscapeParameters& parameters, const LandscapeSums& sums, R fir
 
 // One compiled function a case, so that the loader can choose its instruction set.
 namespace entry {
-#define UNSTUCK_KERNELS(F, R)                                                               \
-  UNSTUCK_CLONES void F##_row_##R(const LandscapeParameters& p, const R* x, int64_t begin,  \
-                                  int64_t n, LandscapeSums& sums) {                         \
-    row<F, R>(p, x, begin, n, sums);                                                        \
-  }                                                                                         \
-  UNSTUCK_CLONES void F##_column_##R(const LandscapeParameters& p, const R* x, int64_t dim, \
-                                     R* losses) {                                           \
-    column<F, R>(p, x, dim, losses);                                                        \
+#define UNSTUCK_KERNELS(F, R)                                                                 \
+  UNSTUCK_CLONES void F##_row_##R(const LandscapeParameters& p, const R* x, int64_t begin,    \
+                                  int64_t n, LandscapeSums& sums) {                           \
+    row<F, R>(p, x, begin, n, sums);                                                          \
+  }                                                                                           \
+  UNSTUCK_CLONES void F##_column_##R(const LandscapeParameters& p, const R* x, int64_t dim,   \
+                                     R* losses) {                                             \
+    column<F, R>(p, x, dim, losses);                                                          \
+  }                                                                                           \
+  UNSTUCK_CLONES void F##_gradient_##R(const LandscapeParameters& p, const R* x, int64_t dim, \
+                                       const LandscapeSums& sums, R* g) {                     \
+    gradient<F, R>(p, x, dim, sums, g);                                                       \
   }
 #define UNSTUCK_BOTH(F) UNSTUCK_KERNELS(F, float) UNSTUCK_KERNELS(F, double)
 UNSTUCK_LANDSCAPES(UNSTUCK_BOTH)
@@ -78,8 +109,12 @@ UNSTUCK_LANDSCAPES(UNSTUCK_BOTH)
 
 template <>
 const LandscapeKernels<float>& landscape_kernels<float>(int landscape) {
-#define UNSTUCK_ROW(F) \
-  {entry::F##_row_float, finish<F, float>, {0, F::kProduct ? 1.0 : 0.0}, entry::F##_column_float},
+#define UNSTUCK_ROW(F)           \
+  {entry::F##_row_float,         \
+   finish<F, float>,             \
+   {0, F::kProduct ? 1.0 : 0.0}, \
+   entry::F##_column_float,      \
+   entry::F##_gradient_float},
   static const LandscapeKernels<float> table[kLandscapes] = {UNSTUCK_LANDSCAPES(UNSTUCK_ROW)};
 #undef UNSTUCK_ROW
   return table[landscape];
@@ -91,7 +126,8 @@ const LandscapeKernels<double>& landscape_kernels<double>(int landscape) {
   {entry::F##_row_double,        \
    finish<F, double>,            \
    {0, F::kProduct ? 1.0 : 0.0}, \
-   entry::F##_column_double},
+   entry::F##_column_double,     \
+   entry::F##_gradient_double},
   static const LandscapeKernels<double> table[kLandscapes] = {UNSTUCK_LANDSCAPES(UNSTUCK_ROW)};
 #undef UNSTUCK_ROW
   return table[landscape];

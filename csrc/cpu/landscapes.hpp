@@ -20,6 +20,8 @@ struct LandscapeKernels {
   LandscapeSums start;
   // The losses of sixteen candidates: `x` [dim, 16].
   void (*column)(const LandscapeParameters&, const R* x, int64_t dim, R* losses);
+  // The gradient [dim] at a whole row, from its sums.
+  void (*gradient)(const LandscapeParameters&, const R* x, int64_t dim, const LandscapeSums&, R*);
 };
 
 template <class R>

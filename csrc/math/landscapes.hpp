@@ -56,12 +56,18 @@ struct Ackley : Separable {
   }
 };
 
+// Never 0, so that a gradient can divide the product by it.
+template <class R>
+UNSTUCK_HD R griewank_factor(R x, R i) {
+  const R c = cosine(x / square_root(i));
+  return c == R(0) ? R(1e-20) : c;
+}
 struct Griewank : Separable {
   static constexpr bool kProduct = true, kSecond = true;
   template <class R>
   UNSTUCK_HD void term(R, R x, R i, R& a, R& b) const {
     a += x * x;
-    b *= cosine(x / square_root(i));
+    b *= griewank_factor(x, i);
   }
   template <class R>
   UNSTUCK_HD R finish(R a, R b, R, R, double) const {
@@ -172,10 +178,11 @@ struct Zakharov : Separable {
 };
 
 // Every landscape, in the order of TABLE in ops/reference_landscapes.py.
-#define UNSTUCK_LANDSCAPES(X)                                                                  \
-  X(Sphere)                                                                                    \
-  X(Rastrigin) X(Ackley) X(Griewank) X(Rosenbrock) X(Eggholder) X(GaussianPeaks) X(EggBoxBowl) \
-      X(Ravine) X(ScaledSaddle) X(Schwefel) X(Levy) X(StyblinskiTang) X(Michalewicz) X(Zakharov)
+#define UNSTUCK_LANDSCAPES(X)                                                               \
+  X(Sphere)                                                                                 \
+  X(Rastrigin)                                                                              \
+  X(Ackley) X(Griewank) X(Rosenbrock) X(Eggholder) X(GaussianPeaks) X(EggBoxBowl) X(Ravine) \
+      X(ScaledSaddle) X(Schwefel) X(Levy) X(StyblinskiTang) X(Michalewicz) X(Zakharov)
 
 constexpr int kLandscapes = 15;
 

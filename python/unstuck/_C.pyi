@@ -8,6 +8,28 @@ from torch import Tensor
 
 __version__: str
 
+class AttentionPlan(CandidatePlan):
+    """Adaptive attention search on one objective."""
+
+    def __init__(self, landscape: int, parameters: Sequence[float], dim: int) -> None: ...
+    def steps(
+        self,
+        region: tuple[Any, ...],
+        path: Tensor,
+        beta: float,
+        share: float,
+        draw: tuple[Any, ...],
+        steps: int,
+        losses: Tensor,
+        best_x: Tensor,
+        best: float,
+        where: int,
+    ) -> tuple[int, float, float, float, int, float, bool]:
+        """Iterations; returns how many, sigma, beta, effective sample size and finite losses.
+
+        Those are of the last one; then come the best loss, and whether it is new.
+        """
+
 class BlendPlan:
     """The tensors of a blend step, checked once and watched between steps."""
 
@@ -112,6 +134,16 @@ def init(torch: ModuleType, dlpack: bool = True, handles: bool = True) -> bool:
 
 def instruction_set() -> str:
     """The clone that the loader chose."""
+
+def landscape_gradients(
+    landscape: int,
+    parameters: Sequence[float],
+    points: Tensor,
+    out: Tensor,
+    gradients: Tensor,
+    where: int,
+) -> None:
+    """A landscape and its gradients at rows of a matrix."""
 
 def noise_forms() -> list[str]:
     """The instruction sets that noise can be drawn with."""

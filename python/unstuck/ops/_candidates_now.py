@@ -160,3 +160,17 @@ def values(module: Any, name: str, parameters: Sequence[float], x: Tensor) -> Te
         lend(plan, x.device, len(points), False)
         plan.values(points, out, where(x.device))
     return out.view(x.shape[:-1])
+
+
+def value_and_gradient(
+    module: Any, name: str, parameters: Sequence[float], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the values [...] of a landscape at points [..., D], and its gradients [..., D]."""
+    points = dense(x.detach()).view(-1, x.shape[-1])
+    out = torch.empty(len(points), dtype=x.dtype, device=x.device)
+    gradients = torch.empty_like(points)
+    with on(x.device):
+        module.landscape_gradients(
+            _NUMBERS[name], tuple(parameters), points, out, gradients, where(x.device)
+        )
+    return out.view(x.shape[:-1]), gradients.view(x.shape)

@@ -143,4 +143,7 @@ def value_and_gradient(landscape: Landscape, x: Tensor) -> tuple[Tensor, Tensor]
     (tensor(14.), tensor([20.,  4.]))
     """
     _check(landscape, x)
-    return reference.value_and_gradient(landscape.name, landscape.parameters, x.detach())
+    x = x.detach()
+    if (module := now.native_for(x)) and hasattr(module, "landscape_gradients"):
+        return now.value_and_gradient(module, landscape.name, landscape.parameters, x)
+    return reference.value_and_gradient(landscape.name, landscape.parameters, x)

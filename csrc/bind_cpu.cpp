@@ -12,6 +12,7 @@
 #include "bind_objectives.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
+#include "cpu/linear_candidates.hpp"
 #include "cpu/net_candidates.hpp"
 #include "cpu/objectives.hpp"
 #include "cpu/trials.hpp"
@@ -55,6 +56,11 @@ struct CpuBackend {
   static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
                                   uintptr_t threads) {
     cpu::regression_gradient(o, w, loss, gradient, sane(threads));
+  }
+  template <class R>
+  static void linear_candidates(const Regression& o, const RegionView<R>& region,
+                                const DrawView& draw, int64_t count, R* losses, uintptr_t threads) {
+    cpu::linear_candidates(o, region, draw, count, losses, sane(threads));
   }
   template <class R>
   static void net_candidates(const NetData& net, const RegionView<R>& region, const DrawView& draw,

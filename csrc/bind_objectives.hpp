@@ -9,9 +9,9 @@
 namespace unstuck {
 
 // A Backend has kDeviceType, kLandscapes, regression_trials, net_trials, landscape_trials,
-// regression_gradient and net_candidates; `where` is the number of threads on the CPU, the stream
-// on CUDA. bind_trials() wants the first five alone. A workspace is None on the CPU, and float64
-// memory of the device on CUDA.
+// regression_gradient, net_candidates and linear_candidates; `where` is the number of threads on
+// the CPU, the stream on CUDA. bind_trials() wants the first five alone. A workspace is None on the
+// CPU, and float64 memory of the device on CUDA.
 template <class Backend>
 struct ObjectiveCalls {
   static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
@@ -120,27 +120,47 @@ struct ObjectiveCalls {
     const void* labels =
         cross_entropy ? arrays.read_int64(y, "y", m.rows) : arrays.read(y, "y", m.rows);
     const NetData net{m.data, labels, m.rows, m.columns, m.stride, hidden, outputs, cross_entropy};
-    const int64_t count = arrays.length(losses, "losses");
-    if (count > int64_t(UINT32_MAX)) throw py::value_error("losses has more than 2^32 - 1 entries");
-    void* out = arrays.write(losses, "losses", count);
-    if (arrays.dtype() == DType::f32)
-      evaluate<float>(arrays, net, region, draw, count, out, where);
-    else
-      evaluate<double>(arrays, net, region, draw, count, out, where);
+    candidates(arrays, net.dim(), region, draw, losses, [&](auto view, auto drawn, auto... to) {
+      Backend::net_candidates(net, view, drawn, to..., where);
+    });
   }
 
-  template <class R>
-  static void evaluate(Arrays& arrays, const NetData& net, const py::object& region,
-                       const py::object& draw, int64_t count, void* out, uintptr_t where) {
+  static void linear_candidates(const py::object& x, const py::object& y, double lam, double kappa,
+                                bool logistic, const py::object& region, const py::object& draw,
+                                const py::object& losses, uintptr_t where) {
+    Arrays arrays(Backend::kDeviceType);
+    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    candidates(arrays, objective.dim, region, draw, losses, [&](auto view, auto drawn, auto... to) {
+      if (view.bound != Bound::none)
+        throw py::value_error("a bounded region must be sampled: low must be None");
+      Backend::linear_candidates(objective, view, drawn, to..., where);
+    });
+  }
+
+  // Reads the rest and calls body(region, draw, count, losses) in the arrays' dtype.
+  template <class Body>
+  static void candidates(Arrays& arrays, int64_t dim, const py::object& region,
+                         const py::object& draw, const py::object& losses, const Body& body) {
+    if (arrays.dtype() == DType::f32)
+      candidates_of<float>(arrays, dim, region, draw, losses, body);
+    else
+      candidates_of<double>(arrays, dim, region, draw, losses, body);
+  }
+  template <class R, class Body>
+  static void candidates_of(Arrays& arrays, int64_t dim, const py::object& region,
+                            const py::object& draw, const py::object& losses, const Body& body) {
+    const int64_t count = arrays.length(losses, "losses");
+    if (count > int64_t(UINT32_MAX)) throw py::value_error("losses has more than 2^32 - 1 entries");
+    R* out = static_cast<R*>(arrays.write(losses, "losses", count));
     const py::tuple parts = fields(region, "region", 6), noise = fields(draw, "draw", 5);
     const auto item = [](const py::tuple& t, size_t i) { return py::object(t[i]); };
     const auto optional = [&](size_t i, const char* name) -> const R* {
       if (item(parts, i).is_none()) return nullptr;
-      return static_cast<const R*>(arrays.read(item(parts, i), name, net.dim()));
+      return static_cast<const R*>(arrays.read(item(parts, i), name, dim));
     };
     RegionView<R> view{};
-    view.dim = net.dim();
-    view.mean = static_cast<const R*>(arrays.read(item(parts, 0), "mean", net.dim()));
+    view.dim = dim;
+    view.mean = static_cast<const R*>(arrays.read(item(parts, 0), "mean", dim));
     if (reader().is_tensor(item(parts, 1).ptr()))
       view.sigmas = static_cast<const R*>(arrays.read(item(parts, 1), "sigma", count));
     else
@@ -156,7 +176,7 @@ struct ObjectiveCalls {
                          flag(item(noise, 3), {"antithetic"})};
     arrays.check_memory();
     py::gil_scoped_release release;
-    Backend::net_candidates(net, view, drawn, count, static_cast<R*>(out), where);
+    body(view, drawn, count, out);
   }
 
   static void check_size(int64_t size, const char* name) {
@@ -204,6 +224,10 @@ template <class Backend>
 void bind_objectives(py::module_& m) {
   using Calls = ObjectiveCalls<Backend>;
   bind_trials<Backend>(m);
+  m.def("linear_candidates", &Calls::linear_candidates, py::arg("X"), py::arg("y"), py::arg("lam"),
+        py::arg("kappa"), py::arg("logistic"), py::arg("region"), py::arg("draw"),
+        py::arg("losses"), py::arg("where"),
+        "Losses of candidates of a regression, in a region without bounds.");
   m.def("net_candidates", &Calls::net_candidates, py::arg("X"), py::arg("y"),
         py::arg("cross_entropy"), py::arg("hidden"), py::arg("outputs"), py::arg("region"),
         py::arg("draw"), py::arg("losses"), py::arg("where"),

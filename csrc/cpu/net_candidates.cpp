@@ -8,6 +8,7 @@
 
 #include "core/parallel.hpp"
 #include "cpu/candidate_loops.hpp"
+#include "cpu/lane_losses.hpp"
 #include "cpu/noise.hpp"
 #include "math/mlp.hpp"
 
@@ -34,27 +35,6 @@ struct TileJob {
   double* losses;    // [16]
 };
 
-// out [kRows, 16] = bias + W x for kRows rows x and the weights of one unit of sixteen nets.
-template <int kRows, class R>
-UNSTUCK_INLINE void unit(const R* weights, const R* bias, int64_t n, const R* const* rows,
-                         R (&out)[kTogether][W]) {
-  R sums[kRows][W];
-  for (int r = 0; r < kRows; ++r)
-#pragma omp simd
-    for (int64_t l = 0; l < W; ++l) sums[r][l] = bias[l];
-  for (int64_t f = 0; f < n; ++f) {
-    const R* w = weights + f * W;
-    for (int r = 0; r < kRows; ++r) {
-      const R x = rows[r][f];
-#pragma omp simd
-      for (int64_t l = 0; l < W; ++l) sums[r][l] += w[l] * x;
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-#pragma omp simd
-    for (int64_t l = 0; l < W; ++l) out[r][l] = relu(sums[r][l]);
-}
-
 // The outputs of sixteen nets for kRows rows from `first` on.
 template <int kRows, class R>
 UNSTUCK_INLINE void forward(const TileJob<R>& job, int64_t first) {
@@ -66,42 +46,21 @@ UNSTUCK_INLINE void forward(const TileJob<R>& job, int64_t first) {
   for (int64_t c = 0; c < C; ++c)
     for (int r = 0; r < kRows; ++r)
       std::copy_n(b2 + c * W, W, job.outputs + (c * kTogether + r) * W);
-  R active[kTogether][W];
+  alignas(64) R active[kTogether * W];
   for (int64_t h = 0; h < H; ++h) {
-    unit<kRows>(w1 + h * F * W, b1 + h * W, F, rows, active);
+    multiply_lanes<kRows>(w1 + h * F * W, b1 + h * W, F, rows, active);
+#pragma omp simd
+    for (int64_t i = 0; i < kRows * W; ++i) active[i] = relu(active[i]);
     for (int64_t c = 0; c < C; ++c) {
       const R* w = w2 + (c * H + h) * W;
       for (int r = 0; r < kRows; ++r) {
         R* out = job.outputs + (c * kTogether + r) * W;
 #pragma omp simd
-        for (int64_t l = 0; l < W; ++l) out[l] += w[l] * active[r][l];
+        for (int64_t l = 0; l < W; ++l) out[l] += w[l] * active[r * W + l];
       }
     }
   }
 }
-
-// Sums of binary cross-entropies of sixteen nets; the logarithm is of the product of many rows.
-template <class R>
-struct BceSums {
-  R linear[W] = {}, product[W] = {};
-  int rows = 0;
-
-  UNSTUCK_INLINE void add(const R* z, R y, double* losses) {
-#pragma omp simd
-    for (int64_t l = 0; l < W; ++l) {
-      linear[l] += bce_linear(z[l], y);
-      product[l] = bce_product(product[l], z[l]);
-    }
-    if (++rows == kProduct) fold(losses);
-  }
-  UNSTUCK_INLINE void fold(double* losses) {
-    for (int64_t l = 0; l < W; ++l) {
-      losses[l] += double(linear[l]) + std::log1p(double(product[l]));
-      linear[l] = product[l] = 0;
-    }
-    rows = 0;
-  }
-};
 
 // Adds the cross-entropies of a row, whose outputs are [C, 16] with kTogether x 16 between classes.
 template <class R>

@@ -169,6 +169,19 @@ def landscape_trials(
 ) -> None:
     """Losses of a landscape at w - rates d and, unless moved is None, the step they decide on."""
 
+def linear_candidates(
+    X: Tensor,
+    y: Tensor,
+    lam: float,
+    kappa: float,
+    logistic: bool,
+    region: tuple[Any, ...],
+    draw: tuple[Any, ...],
+    losses: Tensor,
+    where: int,
+) -> None:
+    """Losses of candidates of a regression, in a region without bounds."""
+
 def net_candidates(
     X: Tensor,
     y: Tensor,

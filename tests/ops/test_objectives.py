@@ -81,9 +81,14 @@ def test_value_and_gradient_are_torchs(backend: str, threads: int, kind: str, dt
     torch.testing.assert_close(loss, expected.detach(), **tolerance)
     torch.testing.assert_close(gradient, slope, **{**tolerance, "atol": 1e-5 * slope.abs().max()})
     torch.testing.assert_close(value(objective, w), expected, **tolerance)
-    assert torch.autograd.gradcheck(
-        lambda x: value(make_double(objective), x), w.detach().double().requires_grad_()
-    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_slopes(kind: str) -> None:
+    torch.set_num_threads(1)
+    objective = make(kind)
+    w = torch.randn(objective.dim, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: value(objective, x), w)
 
 
 def make_double(objective: Objective) -> Objective:
@@ -150,6 +155,49 @@ def test_candidates_are_evaluated_as_points_are(
         objectives.candidate_losses(objective, Region(mean, 0.3), draw, 7),
         value(objective, candidates.sample(Region(mean, 0.3), draw, 0, 7)),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("n", "features", "count"), [(1, 1, 1), (6, 2, 33), (133, 70, 40), (9, 1200, 7), (700, 3, 200)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_of_candidates(threads, kind: str, n: int, features: int, count: int, dtype) -> None:
+    """Tiles, blocks of rows and their remainders; one candidate of an antithetic pair left out."""
+    objective = make(kind, n, features, dtype, hidden=5)
+    scale = torch.rand(objective.dim, dtype=dtype) / features**0.5
+    region = Region(scale - 0.5 * scale.mean(), torch.rand(count, dtype=dtype), scale)
+    for antithetic in (True, False):
+        draw = Draw(seed=7, stream=1, antithetic=antithetic)
+        points = candidates.sample(region, draw, 0, count)
+        expected = reference_objectives.value(objective, points)
+        given = objectives.candidate_losses(objective, region, draw, count)
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+        torch.testing.assert_close(given, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_that_are_not_finite_have_no_finite_loss(backend: str, kind: str) -> None:
+    """And the others keep theirs."""
+    objective = make(kind)
+    region = Region(torch.zeros(objective.dim, dtype=torch.float64), torch.ones(12).double())
+    draw = Draw(seed=1)
+    expected = objectives.candidate_losses(objective, region, draw, 12)
+    region.sigma[[2, 7]] = float("inf")
+    given = objectives.candidate_losses(objective, region, draw, 12)
+    bad = torch.arange(12).unsqueeze(1).eq(torch.tensor([2, 7])).any(1)
+    assert not given[bad].isfinite().any()
+    torch.testing.assert_close(given[~bad], expected[~bad])
+
+
+def test_bounds_are_not_for_the_linear_kernel(native) -> None:
+    objective = make("linear")
+    mean, losses = torch.zeros(11).double(), torch.empty(4).double()
+    region = (mean, 1.0, None, mean - 1, mean + 1, "clip")
+    with pytest.raises(ValueError, match="low must be None"):
+        native.linear_candidates(
+            objective.X, objective.y, 0.0, 0.0, False, region, Draw(0), losses, 1
+        )
 
 
 def test_a_region_that_does_not_fit_is_refused(backend: str) -> None:

@@ -6,6 +6,8 @@ evaluate it, and :mod:`unstuck.ops.trials` and :mod:`unstuck.ops.candidates` loo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ __all__ = [
     "value_and_gradient",
 ]
 
-FUSED_NET = 1 << 17  # weights; sixteen candidates beside each other take 16 MB a thread
+FUSED = 1 << 17  # coordinates; sixteen candidates beside each other take 16 MB a thread
 MEMORY = 1 << 23  # bytes of candidates and activations at a time: they stay in the last-level cache
 
 
@@ -164,17 +166,7 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
     losses = region.mean.new_empty(count)
-    if (
-        isinstance(objective, TwoLayerNet)
-        and objective.dim <= FUSED_NET
-        and (module := kernels(objective, region.mean, "net_candidates"))
-    ):
-        classes = objective.loss == "cross-entropy"
-        sizes = (objective.hidden, objective.outputs)
-        data = (objective.X, objective.y, classes, *sizes)
-        with on(losses.device):
-            place = where(losses.device)
-            module.net_candidates(*data, dense_region(region), draw, losses, place)
+    if objective.dim <= FUSED and _fused(objective, region, draw, losses):
         return losses
     many = max(2, _at_once(objective) // 2 * 2)  # antithetic pairs stay together
     with torch.no_grad():
@@ -182,3 +174,23 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
             points = candidates.sample(region, draw, first, min(many, count - first))
             losses[first : first + len(points)] = reference_objectives.value(objective, points)
     return losses
+
+
+def _fused(objective: Objective, region: Region, draw: Draw, losses: Tensor) -> bool:
+    """Let a kernel draw and evaluate; False where there is none for this."""
+    X, y, dense = objective.X, objective.y, dense_region(region)
+    data: tuple[Any, ...]
+    if isinstance(objective, TwoLayerNet):
+        what = "net_candidates"
+        classes = objective.loss == "cross-entropy"
+        data = (X, y, classes, objective.hidden, objective.outputs)
+    else:
+        if dense.low is not None:  # bounds are not linear
+            return False
+        what = "linear_candidates"
+        data = (X, y, *trapped_numbers(objective))
+    module = kernels(objective, region.mean, what)
+    if module is not None:
+        with on(losses.device):
+            getattr(module, what)(*data, dense, draw, losses, where(losses.device))
+    return module is not None

@@ -72,7 +72,7 @@ class Alternating(Escaping):
     >>> optimizer = Alternating([w], lr=1e-3, sigma=0.5)
     >>> for _ in range(300):
     ...     loss = optimizer.step(rastrigin)
-    >>> optimizer.escapes > 0 and float(loss) < 2.0
+    >>> optimizer.escapes > 0 and loss.item() < 2.0
     True
 
     Notes

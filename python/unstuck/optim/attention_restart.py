@@ -86,7 +86,7 @@ class AttentionRestart(Escaping):
     >>> optimizer = AttentionRestart([w], lr=1e-3)
     >>> for _ in range(300):
     ...     loss = optimizer.step(rastrigin)
-    >>> optimizer.escapes > 0 and float(loss) < 2.0
+    >>> optimizer.escapes > 0 and loss.item() < 2.0
     True
 
     Notes

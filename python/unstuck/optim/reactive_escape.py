@@ -78,7 +78,7 @@ class ReactiveEscape(Escaping):
     >>> optimizer = ReactiveEscape([w], lr=1e-3, sigma=0.5)
     >>> for _ in range(300):
     ...     loss = optimizer.step(rastrigin)
-    >>> optimizer.escapes > 0 and float(rastrigin()) < 2.0
+    >>> optimizer.escapes > 0 and rastrigin().item() < 2.0
     True
 
     Notes

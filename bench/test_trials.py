@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from unstuck.ops import objectives, trials
+from unstuck import problems
+from unstuck.ops import objectives, reference_objectives, trials
+from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.objectives import LogisticRegression, Trapped, TwoLayerNet
 from unstuck.problems.objectives import classification_data, regression_data
+from unstuck.search import AttentionSearch
 
 
 def by_autograd(loss: Callable[[Tensor], Tensor], w: Tensor) -> Callable[[], object]:
@@ -136,3 +140,119 @@ def test_narrow_net_16_rates(side_by_side) -> None:
 def test_small_net_16_rates(side_by_side) -> None:
     X, y = classification_data(20, 2)
     compare_net(side_by_side, "net 2-10-1, 20 rows, 16 rates", TwoLayerNet(X, y, hidden=10))
+
+
+def small_net() -> tuple[TwoLayerNet, Tensor]:
+    """Twenty samples, and a start near zero, where the loss is about log 2."""
+    net = problems.get("two-layer-net").objective
+    return net, 0.1 * torch.randn(net.dim, generator=torch.Generator().manual_seed(0))
+
+
+def backprop(net: TwoLayerNet, start: Tensor, lr: float) -> Callable[[], float]:
+    """A step of gradient descent on torch modules, which returns the loss before it."""
+    layers = nn.Linear(net.X.shape[1], net.hidden), nn.ReLU(), nn.Linear(net.hidden, 1)
+    model = nn.Sequential(*layers)
+    nn.utils.vector_to_parameters(start.clone(), model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(net.X)[:, 0], net.y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def attention(net: TwoLayerNet, start: Tensor, **options: object) -> Callable[[], float]:
+    """An iteration of attention search, which returns the best loss so far."""
+    search = AttentionSearch(start, 0.3, seed=0, **options)
+
+    def step() -> float:
+        search.step(net)
+        return float(search.best[1])
+
+    return step
+
+
+PLAIN = {"mode": "plain", "popsize": 64, "beta": 20.0}
+
+
+def test_small_net_one_step(side_by_side) -> None:
+    net, start = small_net()
+    side_by_side(
+        "net 2-10-1, 20 rows, attention step",
+        attention(net, start, **PLAIN),
+        {
+            "backprop step": backprop(net, start, 0.1),
+            "adaptive attention step": attention(net, start),
+        },
+    )
+
+
+@pytest.mark.parametrize("mode", ["plain", "adaptive"])
+def test_small_net_to_a_loss(side_by_side, mode: str) -> None:
+    """Seconds to a loss of 0.35, beside gradient descent at several rates, also its best."""
+    net, start = small_net()
+
+    def reach(make: Callable[[], Callable[[], float]]) -> Callable[[], None]:
+        def run() -> None:
+            step = make()
+            for _ in range(2000):
+                if step() <= 0.35:
+                    return
+            raise AssertionError("the loss was not reached")
+
+        return run
+
+    options = PLAIN if mode == "plain" else {}
+    side_by_side(
+        f"net 2-10-1, 20 rows, {mode} to 0.35",
+        reach(lambda: attention(net, start, **options)),
+        {
+            f"backprop lr {lr:g}": reach(lambda lr=lr: backprop(net, start, lr))
+            for lr in (0.1, 1.0, 3.0)
+        },
+        targets={"backprop lr 0.1": 1.0, "backprop lr 1": 1.0},
+    )
+
+
+def candidates_by_torch(objective: Trapped, region: Region, count: int) -> Callable[[], object]:
+    """As a user of torch writes it: all candidates in one matrix."""
+
+    def run() -> object:
+        w = region.mean + region.sigma * torch.randn(count, objective.dim)
+        fit = (w @ objective.X.T - objective.y).square().mean(1)
+        return fit + objective.lam * (objective.kappa * w.square().sum(1)).sin()
+
+    return run
+
+
+@pytest.mark.parametrize(("n", "dim"), [(200, 11), (10_000, 1000)])
+def test_trapped_candidates(side_by_side, n: int, dim: int) -> None:
+    objective = Trapped(*regression_data(n, dim), lam=1.0, kappa=5.0)
+    region = Region(line(dim, 1)[0], 0.1)
+    side_by_side(
+        f"trapped {n} x {dim}, 256 candidates",
+        lambda: objectives.candidate_losses(objective, region, Draw(seed=0), 256),
+        {"torch": candidates_by_torch(objective, region, 256)},
+    )
+
+
+def test_small_net_candidates(side_by_side) -> None:
+    net, start = small_net()
+
+    def by_torch() -> object:
+        w = start + 0.1 * torch.randn(256, net.dim)
+        w1, b1, w2, b2 = reference_objectives.layers(net, w)
+        z = w2 @ (w1 @ net.X.T + b1[..., None]).relu() + b2[..., None]
+        y = net.y.expand(256, -1)
+        bce = nn.functional.binary_cross_entropy_with_logits
+        return bce(z[:, 0], y, reduction="none").mean(1)
+
+    side_by_side(
+        "net 2-10-1, 20 rows, 256 candidates",
+        lambda: objectives.candidate_losses(net, Region(start, 0.1), Draw(seed=0), 256),
+        {"torch, batched": by_torch},
+    )

@@ -11,6 +11,7 @@ from unstuck.problems._registry import lookup
 from unstuck.problems.catalog import get, names
 from unstuck.problems.data import DATA, Source, Split, Splits, load_data
 from unstuck.problems.models import MODELS, make_model
+from unstuck.problems.objectives import classification_data, regression_data
 from unstuck.problems.problem import Problem
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "Source",
     "Split",
     "Splits",
+    "classification_data",
     "get",
     "load_data",
     "lookup",
     "make_model",
     "names",
+    "regression_data",
 ]

@@ -43,7 +43,7 @@ def read_x0(x0: Any, device: torch.device | str | None) -> tuple[Tensor, Form]:
         raise ValueError(f"x0 is empty, of shape {[*x.shape]}: give at least one coordinate")
     shape = tuple(x.shape) or (1,)
     flat = x.reshape(-1).to(device=device, copy=True)
-    if not bool(flat.isfinite().all()):
+    if not all(bool(end.isfinite()) for end in flat.aminmax()):
         at = int((~flat.isfinite()).nonzero()[0])
         raise ValueError(f"x0 must be finite, but its coordinate {at} is {float(flat[at])}")
     return flat, Form(shape, array=not isinstance(x0, Tensor))
@@ -125,9 +125,8 @@ def _side(name: str, side: Any) -> Tensor:
 def fit_bounds(box: Box, start: Tensor) -> Box:
     """Return a box like the start; refuse a start outside of it."""
     low, high = (side.to(start) for side in box)
-    outside = ((start < low) | (start > high)).nonzero()
-    if len(outside):
-        at = int(outside[0])
+    if bool((start < low).any()) or bool((start > high).any()):
+        at = int(((start < low) | (start > high)).nonzero()[0])
         raise ValueError(
             f"coordinate {at} of x0 is {float(start[at])}, outside of its bounds "
             f"[{float(low[at])}, {float(high[at])}]: move it inside"

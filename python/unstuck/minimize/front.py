@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -177,7 +178,7 @@ def _place(
     if box is None:
         return start, form, None, problem
     fitted = arguments.fit_bounds(box, start)
-    free = all(bool(side.isinf().all()) for side in fitted)
+    free = float(fitted[0].max()) == -math.inf and float(fitted[1].min()) == math.inf
     return start, form, None if free else fitted, problem
 
 
@@ -195,15 +196,14 @@ def _same_device(problem: Problem, device: torch.device | str | None) -> None:
 
 def _uneven(box: Box) -> bool:
     """Say whether all coordinates have two bounds and their widths differ."""
-    width = box[1] - box[0]
-    return bool(width.isfinite().all()) and float(width.max()) > 1.01 * float(width.min())
+    narrow, wide = (box[1] - box[0]).aminmax()
+    return bool(wide.isfinite()) and float(wide) > 1.01 * float(narrow)
 
 
 def _search(row: Method, start: Tensor, box: Box | None, seed: int, options: dict[str, Any]) -> Any:
     """Make the search of a method; its first sigma is a share of the narrowest finite bound."""
     if "sigma0" not in options:
-        widths = torch.empty(0) if box is None else (box[1] - box[0])
-        widths = widths[widths.isfinite()]
-        options["sigma0"] = SHARE * float(widths.min()) if widths.numel() else 1.0
+        narrow = math.inf if box is None else float((box[1] - box[0]).min())
+        options["sigma0"] = SHARE * narrow if narrow < math.inf else 1.0
     sigma0 = options.pop("sigma0")
     return row.make(start, sigma0, bounds=box, seed=seed, **options)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unstuck.problems import Problem
+
 STEP = 0.5  # a forward difference of eps^STEP balances rounding against curvature
 
 
@@ -41,11 +43,11 @@ class Form(NamedTuple):
         low, high = self.box
         return ((x - low) / (high - low)).clamp(0, 1)
 
-    def write(self, x: Tensor) -> Any:
-        """Return rows ``[..., D]`` as a fresh tensor or array ``[..., *shape]``."""
+    def write(self, x: Tensor, *, copy: bool = True) -> Any:
+        """Return rows ``[..., D]`` as a tensor or array ``[..., *shape]``, fresh with `copy`."""
         points = x.detach()
         if self.box is None:
-            points = points.clone()
+            points = points.clone() if copy else points
         else:
             low, high = self.box
             points = torch.addcmul(low, points, high - low).clamp(low, high)
@@ -97,11 +99,12 @@ class Function:
     ) -> None:
         self._fun, self._form, self._vectorized, self._rows = fun, form, vectorized, rows
         self._analytic = getattr(fun, "value_and_gradient", None)
+        self._reads = isinstance(fun, Problem) and form.box is None  # needs no copy of its own
         self._high, self._objective = high, objective
         self.budget = budget
         self.nfev = 0
         self.ngev = 0
-        self.best_x = start.clone()
+        self.best_x = start
         self.best_f = math.inf
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class Function:
         if self.nfev >= self.budget:
             raise BudgetSpentError
         if self._analytic is not None:
-            value, gradient = self._analytic(self._form.write(x))
+            value, gradient = self._analytic(self._point(x))
             loss, slope = self._scalar(value), torch.as_tensor(gradient).to(x).reshape(-1)
             if slope.shape != x.shape:
                 raise ValueError(
@@ -166,8 +169,12 @@ class Function:
         if value < self.best_f:
             self.best_x, self.best_f = x[index].detach().clone(), value
 
+    def _point(self, x: Tensor) -> Any:
+        """Return what the function is called with, which it may write into."""
+        return x if self._reads else self._form.write(x)
+
     def _batch(self, x: Tensor) -> Tensor:
-        losses = _real(self._fun(self._form.write(x)))
+        losses = _real(self._fun(self._point(x)))
         if losses.shape != (len(x),):
             raise ValueError(
                 f"fun returned shape {[*losses.shape]} for {len(x)} points {[*x.shape]}: with "

@@ -153,11 +153,11 @@ class Run:
         if self._rules.return_all:
             self._path.append(self._form.write(at))
 
-    def _so_far(self) -> OptimizeResult:
+    def _so_far(self, *, copy: bool = True) -> OptimizeResult:
         function = self._function
         x, fun = self._best()
         return OptimizeResult(
-            x=self._form.write(x),
+            x=self._form.write(x, copy=copy),
             fun=fun,
             nfev=function.nfev,
             ngev=function.ngev,
@@ -172,7 +172,7 @@ class Run:
         result = OptimizeResult(
             message=ending.message, success=ending.status in (0, 1), status=ending.status
         )
-        result.update(self._so_far(), history=self._history)
+        result.update(self._so_far(copy=False), history=self._history)
         if self._rules.return_all:
             result["allvecs"] = self._path
         return result

@@ -107,6 +107,12 @@ METHODS = {
 }
 
 
+def peers(methods: list[str]) -> list[str]:
+    """Return the distributions that the methods come from."""
+    found = {"pycma": "cma", "EvoTorch": "evotorch"}
+    return [name for word, name in found.items() if any(word in method for method in methods)]
+
+
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,7 +158,7 @@ def main() -> None:
             )
     if args.save:
         settings = {k: v for k, v in vars(args).items() if k not in {"save", "methods"}}
-        versions = {p: version(p) for p in ("unstuck", "torch", "cma", "evotorch")}
+        versions = {p: version(p) for p in ("unstuck", "torch", *peers(args.methods))}
         record = {"settings": settings, "versions": versions, "python": platform.python_version()}
         args.save.parent.mkdir(parents=True, exist_ok=True)
         args.save.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")

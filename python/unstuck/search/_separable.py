@@ -16,10 +16,10 @@ class Separable:
 
     Test: for points x, y and a set S of coordinates, a separable f has
     :math:`f(x_S, y_{S'}) + f(y_S, x_{S'}) = f(x) + f(y)`; two random halves S, five evaluations.
-    Then a grid of 101 points on every coordinate, and safeguarded parabolic interpolation (Brent
-    1973) in its deepest valleys. The idea of a line search for separable functions beside an
-    evolution strategy is that of HCMA (Loshchilov, Schoenauer and Sebag 2013). `why` says that it
-    is over, `x` where it ended.
+    Then a grid of 101 points on every coordinate, at a random offset, and safeguarded parabolic
+    interpolation (Brent 1973) in its deepest valleys. The idea of a line search for separable
+    functions beside an evolution strategy is that of HCMA (Loshchilov, Schoenauer and Sebag 2013).
+    `why` says that it is over, `x` where it ended.
     """
 
     def __init__(self, space: Space, x: Array, f: float, number: int) -> None:
@@ -27,10 +27,11 @@ class Separable:
         self.x, self.f = x.copy(), f
         self.why = ""
         self.round = -2
-        draw = [space.uniforms(number + k) for k in range(3)]
+        draw = [space.uniforms(number + k) for k in range(4)]
+        self.offset = draw[3][: x.size]
         low, high = space.region()
         self.other = space.clip(low + (high - low) * draw[0][: x.size])
-        halves = [u[: x.size].argsort().argsort() < max(1, x.size // 2) for u in draw[1:]]
+        halves = [u[: x.size].argsort().argsort() < max(1, x.size // 2) for u in draw[1:3]]
         mixed = [np.where(half, a, b) for half in halves for a, b in self._ways()]
         self.points = np.stack([self.other, *mixed])
         self.values = np.zeros((0, 0))
@@ -69,8 +70,10 @@ class Separable:
             self.why = "not separable"
             return
         low, high = self.space.region()
-        grid = low + (high - low) * np.linspace(0, 1, _GRID)[:, None]  # [grid, D]
-        self.middle = grid.T.ravel()
+        share = np.zeros((self.x.size, _GRID))  # both ends, and points at a random offset
+        share[:, 1:-1] = (np.arange(_GRID - 2) + self.offset[:, None]) / (_GRID - 2)
+        share[:, -1] = 1.0
+        self.middle = (low[:, None] + (high - low)[:, None] * share).ravel()
         self.i = np.repeat(np.arange(self.x.size), _GRID)
         self._moved(self.middle)
 

@@ -6,11 +6,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "cpu/candidate_loops.hpp"
+#include "cpu/candidate_units.hpp"
 #include "cpu/landscapes.hpp"
 #include "cpu/noise.hpp"
 #include "math/softmax.hpp"
@@ -22,47 +19,6 @@ namespace {
 constexpr int64_t W = kNoiseLanes;
 constexpr int64_t kPiece = 512;       // coordinates of a row at a time
 constexpr int64_t kMostColumn = 128;  // above, a candidate is a row
-[[maybe_unused]] constexpr int64_t kGrain = 16384;     // numbers below which one thread is faster
-
-int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-// body(begin, end, thread) for parts of [0, n), the same parts for the same number of threads.
-template <class Body>
-void split(int64_t n, int64_t numbers, int threads, const Body& body) {
-#ifdef _OPENMP
-  threads = int(std::min<int64_t>(threads, n));
-  if (threads > 1 && numbers >= kGrain) {
-#pragma omp parallel num_threads(threads)
-    {
-      const int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
-      body(n * t / all, n * (t + 1) / all, int(t));
-    }
-    return;
-  }
-#endif
-  (void)numbers;
-  (void)threads;
-  body(0, n, 0);
-}
-
-// A draw in units: the candidates that share one row of noise.
-struct Units {
-  DrawView draw;
-  int64_t count, share, units;
-  NoiseForm form = best_noise_form();
-
-  Units(const DrawView& d, int64_t n)
-      : draw(d), count(n), share(d.antithetic ? 2 : 1), units((n + share - 1) / share) {}
-  bool has(int64_t unit, int64_t s) const { return s < share && unit * share + s < count; }
-
-  template <class R>
-  R sigma(const RegionView<R>& region, int64_t unit, int64_t s) const {
-    if (!has(unit, s)) return R(0);
-    const R size = region.sigmas ? region.sigmas[unit * share + s] : region.sigma;
-    return s ? -size : size;
-  }
-};
-
 // One piece of a row, drawn into `noise` where that is kept.
 struct Piece {
   alignas(64) uint32_t words[kPiece];
@@ -124,12 +80,18 @@ void column_losses(const LandscapeView& objective, const RegionView<R>& region, 
     alignas(64) R x[kMostColumn * W], values[W], sigmas[W];
     for (int64_t tile = begin; tile < end; ++tile) {
       const float* eps = column.draw(u, tile, region.dim, noise ? noise + tile * size : nullptr);
+      const bool full = (tile + 1) * W * u.share <= u.count;
       for (int64_t s = 0; s < u.share; ++s) {
-        for (int64_t l = 0; l < W; ++l) sigmas[l] = u.sigma(region, tile * W + l, s);
+        // Candidates beyond the last are computed too where that is simpler, and not written.
+        for (int64_t l = 0; l < W; ++l)
+          sigmas[l] = region.sigmas ? u.sigma(region, tile * W + l, s)
+                      : s           ? -region.sigma
+                                    : region.sigma;
         place_column(region, sigmas, eps, x);
         kernels.column(objective.parameters, x, region.dim, values);
-        for (int64_t l = 0; l < W && u.has(tile * W + l, s); ++l)
-          losses[(tile * W + l) * u.share + s] = values[l];
+        R* to = losses + tile * W * u.share + s;
+        for (int64_t l = 0; l < W && (full || u.has(tile * W + l, s)); ++l)
+          to[l * u.share] = values[l];
       }
     }
   });
@@ -145,13 +107,31 @@ struct UnitWeights {
   UnitWeights(const RegionView<R>& region, const Units& u, const Weight* weights, int64_t unit) {
     for (int64_t s = 0; u.has(unit, s); ++s) {
       a[s] = R(weights[unit * u.share + s]);
-      any |= a[s] != R(0);
+      if (a[s] == R(0)) continue;  // it may lie anywhere, infinitely far away too
+      any = true;
       sigma[s] = u.sigma(region, unit, s);
       b += a[s] * sigma[s];
       q += a[s] * sigma[s] * sigma[s];
     }
   }
 };
+
+// The same for sixteen whole pairs of one step size; returns whether any has weight.
+template <class R, class Weight>
+bool pair_weights(const Weight* weights, R sigma, R (&a)[2][W], R (&sigmas)[2][W], R (&b)[W],
+                  R (&q)[W]) {
+  R most = 0;
+  for (int64_t l = 0; l < W; ++l) {
+    a[0][l] = R(weights[2 * l]);
+    a[1][l] = R(weights[2 * l + 1]);
+    sigmas[0][l] = sigma;
+    sigmas[1][l] = -sigma;
+    b[l] = a[0][l] * sigma - a[1][l] * sigma;
+    q[l] = a[0][l] * sigma * sigma + a[1][l] * sigma * sigma;
+    most += magnitude(a[0][l]) + magnitude(a[1][l]);
+  }
+  return most != R(0);
+}
 
 template <class R, class Weight>
 void row_moments(const RegionView<R>& region, const Units& u, const Weight* weights,
@@ -200,14 +180,18 @@ void column_moments(const RegionView<R>& region, const Units& u, const Weight* w
     std::fill_n(sums[1], dim * W, R(0));
     for (int64_t tile = begin; tile < end; ++tile) {
       bool any[2] = {};
-      for (int64_t l = 0; l < W; ++l) {
-        const UnitWeights<R> w(region, u, weights, tile * W + l);
-        b[l] = w.b;
-        q[l] = w.q;
-        for (int64_t s = 0; s < 2; ++s) {
-          a[s][l] = w.a[s];
-          sigmas[s][l] = w.sigma[s];
-          any[s] |= w.a[s] != R(0);
+      if (u.share == 2 && !region.sigmas && (tile + 1) * W * 2 <= u.count) {
+        any[0] = any[1] = pair_weights(weights + tile * W * 2, region.sigma, a, sigmas, b, q);
+      } else {
+        for (int64_t l = 0; l < W; ++l) {
+          const UnitWeights<R> w(region, u, weights, tile * W + l);
+          b[l] = w.b;
+          q[l] = w.q;
+          for (int64_t s = 0; s < 2; ++s) {
+            a[s][l] = w.a[s];
+            sigmas[s][l] = w.sigma[s];
+            any[s] |= w.a[s] != R(0);
+          }
         }
       }
       if (!any[0] && !any[1]) continue;

@@ -199,7 +199,8 @@ def _contours(axis: Any, across: Array, up: Array, values: Array) -> None:
 
 def _walk(axis: Any, path: Array, best: Array) -> None:
     """Draw the way of a method."""
-    axis.plot(path[:, 0], path[:, 1], "-", color=PATH, lw=1.3, alpha=0.9, label="search")
-    axis.plot(path[:, 0], path[:, 1], ".", color=PATH, ms=3)
+    axis.plot(path[:, 0], path[:, 1], "-", color=PATH, lw=1.1, alpha=0.5, label="search")
+    order = np.arange(len(path))  # darker later
+    axis.scatter(path[:, 0], path[:, 1], c=order, cmap="Oranges", vmin=-len(path), s=9, zorder=2)
     axis.plot(*path[0], "o", color=PATH, mec="white", ms=8, clip_on=False, label="start")
     axis.plot(*best, "*", color="#F0E442", mec="black", ms=14, clip_on=False, label="best")

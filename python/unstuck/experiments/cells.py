@@ -34,6 +34,8 @@ class CellRecord:
         Versions, commit and date of the last addition.
     path : Path or None
         The file; None keeps everything in memory.
+    commit : str or None
+        Commit of the source tree when the record was opened.
     """
 
     study: str
@@ -41,6 +43,7 @@ class CellRecord:
     cells: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    commit: str | None = field(default_factory=_commit)
 
     @classmethod
     def open(cls, path: Path | None, study: str, fixed: dict[str, Any]) -> CellRecord:
@@ -79,7 +82,7 @@ class CellRecord:
         self.made = {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "unstuck": unstuck.__version__,
-            "commit": _commit(),
+            "commit": self.commit,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -116,12 +117,14 @@ def build_module(
         (header for folder in searched for header in _headers(folder)),
     )
 
-    objects = []
-    for source in sources:
+    def compiled(source: Path) -> Path:
         built = BUILD_DIR / "objects" / f"{_digest([common], [source])}.o"
         language = ["-x", "c++"] if source.suffix == ".cu" else []
         _produce(built, [*command, *options, "-c", *language, str(source)])
-        objects.append(built)
+        return built
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
 
     digest = _digest([name, *(path.stem for path in objects)], [])
     module = BUILD_DIR / f"{name}-{digest[:16]}" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"

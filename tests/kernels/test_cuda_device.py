@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from unstuck.ops import _native
+from unstuck.ops import _native, candidates
+from unstuck.ops.landscapes import Landscape
 from unstuck.optim import DynamicBlend
 
 pytestmark = [
@@ -60,3 +61,31 @@ def test_kernel_beyond_2_to_the_31_elements() -> None:
     DynamicBlend([p], lr=0.25, alpha=1.0).step()
     assert torch.equal(p[-8:].float(), torch.full((8,), 0.75, device="cuda"))
     assert torch.equal(p[:8].float(), torch.full((8,), 0.75, device="cuda"))
+
+
+def test_candidates_are_evaluated_on_the_current_stream() -> None:
+    region = candidates.Region(torch.ones(1000, device="cuda"), 0.1)
+    draw, sphere = candidates.Draw(seed=1), Landscape("sphere", 1000)
+    expected = candidates.losses(sphere, region, draw, 64)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        region.mean.mul_(2)
+        losses = candidates.losses(sphere, region, draw, 64)
+        moments = candidates.combine(region, draw, torch.ones_like(losses))
+    assert not stream.query()  # the host did not wait
+    stream.synchronize()
+    assert bool((losses > expected).all())
+    assert bool((moments.square > 0).all())
+
+
+def test_sample_beyond_2_to_the_31_elements() -> None:
+    count, dim = 2**16 + 2, 2**15
+    if torch.cuda.mem_get_info()[0] < 5 * count * dim:
+        pytest.skip("needs 11 GB of GPU memory")
+    region, draw = candidates.Region(torch.zeros(dim, device="cuda"), 1.0), candidates.Draw(seed=1)
+    x = candidates.sample(region, draw, 0, count)
+    last = candidates.sample(region, draw, count - 2, 2)
+    assert torch.equal(x[-2:], last)
+    assert torch.equal(last[0], -last[1])

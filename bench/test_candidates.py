@@ -186,7 +186,6 @@ def test_floor(request) -> None:
         ),
         "evaluation": nanoseconds(lambda: landscapes.value(small, x), x.numel()),
     }
-    # One normal serves a pair of candidates.
     floor = parts["Philox and Box-Muller"] / 2 + parts["evaluation"]
     losses = nanoseconds(lambda: candidates.losses(landscape, place, Draw(0), count), dim * count)
     whole = nanoseconds(ours(dim, count), dim * count)
@@ -201,11 +200,13 @@ def test_floor(request) -> None:
 
 
 MEMORY = """
-import resource, torch
+import pathlib, torch
 from unstuck.ops.landscapes import Landscape
 from unstuck.search import AttentionSearch
 torch.set_num_threads(2)
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) * 1024
 warm = AttentionSearch(torch.full((1000,), 2.0), 0.5, popsize={n}, seed=0)
 warm.step(Landscape("rastrigin", 1000))
 x0 = torch.full(({dim},), 2.0)

@@ -42,9 +42,9 @@ def check(region: Region, draw: Draw, count: int) -> None:
         raise TypeError(f"mean must be float32 or float64, not {mean.dtype}")
     if mean.ndim != 1:
         raise ValueError(f"mean must have one dimension, not the shape {tuple(mean.shape)}")
-    for name in ("scale", "low", "high"):
-        if getattr(region, name) is not None:
-            _vector(name, getattr(region, name), mean)
+    for name, x in (("scale", region.scale), ("low", region.low), ("high", region.high)):
+        if x is not None:
+            _vector(name, x, mean)
     sigma = region.sigma
     if isinstance(sigma, Tensor):
         if sigma.shape != (count,) or sigma.dtype != mean.dtype or sigma.device != mean.device:

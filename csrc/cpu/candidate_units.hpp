@@ -1,0 +1,55 @@
+// How candidates are shared out: over threads, and over the rows of noise that they come from.
+#pragma once
+#include <algorithm>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "candidate_terms.hpp"
+#include "cpu/noise.hpp"
+
+namespace unstuck::cpu {
+
+constexpr int64_t kGrain = 16384;  // numbers below which one thread is faster
+
+inline int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// body(begin, end, thread) for parts of [0, n), the same parts for the same number of threads.
+template <class Body>
+void split(int64_t n, int64_t numbers, int threads, const Body& body) {
+#ifdef _OPENMP
+  threads = int(std::min<int64_t>(threads, n));
+  if (threads > 1 && numbers >= kGrain) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
+      body(n * t / all, n * (t + 1) / all, int(t));
+    }
+    return;
+  }
+#endif
+  (void)numbers;
+  (void)threads;
+  body(0, n, 0);
+}
+
+// A draw in units: the candidates that share one row of noise.
+struct Units {
+  DrawView draw;
+  int64_t count, share, units;
+  NoiseForm form = best_noise_form();
+
+  Units(const DrawView& d, int64_t n)
+      : draw(d), count(n), share(d.antithetic ? 2 : 1), units((n + share - 1) / share) {}
+  bool has(int64_t unit, int64_t s) const { return s < share && unit * share + s < count; }
+
+  template <class R>
+  R sigma(const RegionView<R>& region, int64_t unit, int64_t s) const {
+    if (!has(unit, s)) return R(0);
+    const R size = region.sigmas ? region.sigmas[unit * share + s] : region.sigma;
+    return s ? -size : size;
+  }
+};
+
+}  // namespace unstuck::cpu

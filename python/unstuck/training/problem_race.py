@@ -168,10 +168,11 @@ class ProblemRace:
         return [run.seconds for run in self.runs if run.method == method]
 
     def to_json(self) -> str:
-        """Write everything as JSON; a number that is not finite becomes ``null``."""
+        """Write everything as JSON, losses to 9 digits; one that is not finite becomes ``null``."""
         content = asdict(self)
         for run in content["runs"]:
-            run["best"] = [x if math.isfinite(x) else None for x in run["best"]]
+            run["best"] = [float(f"{x:.9g}") if math.isfinite(x) else None for x in run["best"]]
+            run["seconds"] = round(run["seconds"], 4)
         return json.dumps(content, indent=1, allow_nan=False)
 
 

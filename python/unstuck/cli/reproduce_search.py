@@ -86,7 +86,7 @@ def attention(
 
 
 def hybrids(
-    dims: Annotated[str, typer.Option(help="Dimensions, comma-separated.")] = "3,11,51",
+    dims: Annotated[str, typer.Option(help="Dimensions, comma-separated.")] = "3,11",
     seeds: Annotated[int, typer.Option(min=1, help="Starts.")] = 20,
     budget: Annotated[int, typer.Option(min=1, help="Losses that a run may evaluate.")] = 10_000,
     threads: Threads = 1,

@@ -273,7 +273,10 @@ def attention_markdown(record: CellRecord, plan: AttentionPlan) -> str:
             told = REPORTED[name].get(dim)
             cells = [str(dim), *(f"{x:.3g}" for x in told)] if told else [str(dim), "", ""]
             for method in plan.methods:
-                found = record.cells[f"{name}/{dim}/{method}"]
+                found = record.cells.get(f"{name}/{dim}/{method}")
+                if found is None:
+                    cells.append("not run")
+                    continue
                 seconds = sum(found["seconds"]) / len(found["seconds"])
                 cells.append(f"{spread(found['losses'])} ({seconds:.2g})")
             lines.append("| " + " | ".join(cells) + " |")

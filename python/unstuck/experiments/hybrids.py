@@ -45,7 +45,7 @@ class HybridsPlan:
     20
     """
 
-    dims: tuple[int, ...] = (3, 11, 51)
+    dims: tuple[int, ...] = (3, 11)
     seeds: int = 20
     budget: int = 10_000
 

@@ -9,7 +9,7 @@ import torch
 
 from unstuck import problems
 from unstuck.search import Best
-from unstuck.training.problem_race import RACERS, Racer, best_rate, race_on, start_of
+from unstuck.training.problem_race import RACERS, Racer, best_rate, race_on
 
 
 def test_gradient_descent_is_stuck_and_the_others_are_out():

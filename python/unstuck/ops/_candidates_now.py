@@ -23,7 +23,7 @@ _kept = threading.local()  # the last plan of this thread, with its scratch memo
 def _readable(x: Tensor) -> bool:
     """Whether `x` has memory of its own, which tensors of a function transform have not."""
     try:
-        return x.numel() == 0 or x.data_ptr() != 0
+        return x.data_ptr() != 0 or x.numel() == 0
     except RuntimeError:
         return False
 
@@ -32,8 +32,10 @@ def native_for(x: Tensor) -> Any:
     """Return the native module for a tensor that kernels can read, or None, warned of where due."""
     if torch.compiler.is_compiling() or x.dtype not in (torch.float32, torch.float64):
         return None
-    if x.device.type == "meta" or not _readable(x):
+    if x.is_meta or not _readable(x):
         return None
+    if x.is_cpu and _native.cpu is not None:
+        return _native.cpu
     module = _native.module_for(x.device)
     if module is None:
         _native.warn_fallback(x.device)

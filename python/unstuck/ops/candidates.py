@@ -26,7 +26,7 @@ __all__ = ["Draw", "Moments", "Region", "combine", "losses", "sample", "softmax_
 def _vector(name: str, x: object, mean: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(x).__name__}")
-    if x.shape != mean.shape or x.dtype != mean.dtype or x.device != mean.device:
+    if x.shape != mean.shape or x.dtype is not mean.dtype or x.device != mean.device:
         raise ValueError(
             f"{name} must be like mean ({tuple(mean.shape)}, {mean.dtype}, {mean.device}), "
             f"not {tuple(x.shape)}, {x.dtype}, {x.device}"
@@ -35,17 +35,16 @@ def _vector(name: str, x: object, mean: Tensor) -> None:
 
 def check(region: Region, draw: Draw, count: int) -> None:
     """Refuse arguments that do not fit, by ``ValueError`` or ``TypeError``."""
-    mean = region.mean
+    mean, sigma, scale, low, high, bound = region
     if not isinstance(mean, Tensor):
         raise TypeError(f"mean must be a torch.Tensor, not {type(mean).__name__}")
     if mean.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"mean must be float32 or float64, not {mean.dtype}")
     if mean.ndim != 1:
         raise ValueError(f"mean must have one dimension, not the shape {tuple(mean.shape)}")
-    for name, x in (("scale", region.scale), ("low", region.low), ("high", region.high)):
+    for name, x in (("scale", scale), ("low", low), ("high", high)):
         if x is not None:
             _vector(name, x, mean)
-    sigma = region.sigma
     if isinstance(sigma, Tensor):
         if sigma.shape != (count,) or sigma.dtype != mean.dtype or sigma.device != mean.device:
             raise ValueError(
@@ -54,8 +53,8 @@ def check(region: Region, draw: Draw, count: int) -> None:
             )
     elif not math.isfinite(sigma):
         raise ValueError(f"sigma must be finite, not {sigma}")
-    if region.bound not in ("clip", "reflect"):
-        raise ValueError(f"bound must be 'clip' or 'reflect', not {region.bound!r}")
+    if bound not in ("clip", "reflect"):
+        raise ValueError(f"bound must be 'clip' or 'reflect', not {bound!r}")
     check_draw(draw)
     check_range(0, count, mean.numel())
 

@@ -49,6 +49,9 @@ def check_draw(draw: Draw) -> None:
 
 def check_range(first: int, count: int, dim: int) -> None:
     """Refuse candidates or coordinates that no counter can hold."""
+    plain = type(first) is type(count) is type(dim) is int
+    if plain and 0 <= first < _WORD and 0 <= count <= _WORD - first and 0 <= dim <= 1 << 34:
+        return
     _integer("first", first, 0, _WORD - 1)
     _integer("count", count, 0, _WORD - first)
     _integer("dim", dim, 0, 1 << 34)

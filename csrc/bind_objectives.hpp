@@ -170,8 +170,10 @@ struct ObjectiveCalls {
     view.high = optional(4, "high");
     if ((view.low == nullptr) != (view.high == nullptr))
       throw py::value_error("low and high must both be given, or neither");
-    const bool clip = std::string(py::str(item(parts, 5))) == "clip";
-    view.bound = !view.low ? Bound::none : clip ? Bound::clip : Bound::reflect;
+    const auto bound = shown(item(parts, 5));
+    if (bound != "'clip'" && bound != "'reflect'")
+      throw py::value_error("bound must be 'clip' or 'reflect', not " + bound);
+    view.bound = !view.low ? Bound::none : bound == "'clip'" ? Bound::clip : Bound::reflect;
     const DrawView drawn{noise_key(item(noise, 0), item(noise, 1), item(noise, 2), item(noise, 4)),
                          flag(item(noise, 3), {"antithetic"})};
     arrays.check_memory();

@@ -38,7 +38,7 @@ class AttentionSearch(Search):
       BIPOP restarts, which shares the evaluations with local runs (BFGS on differences) and a
       search along coordinates where the objective is a sum over them. The number of candidates
       then changes from one :meth:`ask` to the next. On the 24 BBOB functions each part measured
-      better than without it; the table is in ``bench/results/quality``.
+      better than without it; the table is ``bench/results/quality_bbob.json``.
 
     Parameters
     ----------

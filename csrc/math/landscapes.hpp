@@ -178,12 +178,16 @@ struct Zakharov : Separable {
 };
 
 // Every landscape, in the order of TABLE in ops/reference_landscapes.py.
-#define UNSTUCK_LANDSCAPES(X)                                                                     \
-  X(Sphere)                                                                                       \
-  X(Rastrigin)                                                                                    \
-  X(Ackley)                                                                                       \
-  X(Griewank) X(Rosenbrock) X(Eggholder) X(GaussianPeaks) X(EggBoxBowl) X(Ravine) X(ScaledSaddle) \
-      X(Schwefel) X(Levy) X(StyblinskiTang) X(Michalewicz) X(Zakharov)
+#define UNSTUCK_LANDSCAPES(X) \
+  X(Sphere)                   \
+  X(Rastrigin)                \
+  X(Ackley)                   \
+  X(Griewank)                 \
+  X(Rosenbrock)               \
+  X(Eggholder)                \
+  X(GaussianPeaks)            \
+  X(EggBoxBowl)               \
+  X(Ravine) X(ScaledSaddle) X(Schwefel) X(Levy) X(StyblinskiTang) X(Michalewicz) X(Zakharov)
 
 constexpr int kLandscapes = 15;
 

@@ -14,12 +14,12 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_race_on_the_trapped_loss(run, tmp_path):
-    done = run("--problem", "trapped", "--budget", "800", "--seeds", "2", "--out", "a/b.png")
+    done = run("--problem", "trapped", "--budget", "1500", "--seeds", "2", "--out", "a/b.png")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "a/b.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((tmp_path / "a/b.json").read_text())
     assert len(content["runs"]) == 12
-    assert content["budget"] == 800
+    assert content["budget"] == 1500
     rows = re.findall(r"│ ([a-z-]+) +│ +(-?[\d.]+) ", done.output)
     means = {name: float(mean) for name, mean in rows if name in content["methods"]}
     assert len(means) == 6

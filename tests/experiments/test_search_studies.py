@@ -99,7 +99,7 @@ def test_the_net_and_the_rate(tmp_path):
 
 
 def test_the_six_optimizers(tmp_path):
-    plan = HybridsPlan(dims=(3, 4), seeds=1, budget=700)
+    plan = HybridsPlan(dims=(3, 4), seeds=1, budget=1200)
     path = tmp_path / "h.json"
     record = run_hybrids(plan, path)
     for dim in plan.dims:

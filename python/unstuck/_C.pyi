@@ -148,9 +148,7 @@ def landscape_gradients(
 def noise_forms() -> list[str]:
     """The instruction sets that noise can be drawn with."""
 
-def noise_words(
-    draw: tuple[Any, ...], first: int, out: Tensor, form: str, where: int
-) -> None:
+def noise_words(draw: tuple[Any, ...], first: int, out: Tensor, form: str, where: int) -> None:
     """The integers behind the noise, as float64; `form` is one of noise_forms()."""
 
 def landscape_trials(

@@ -163,15 +163,23 @@ def test_a_minimum_is_found() -> None:
         ({"share": 1.0}, ValueError, r"strictly between 0 and 1, not 1\.0"),
         ({"share": math.nan}, ValueError, "not nan"),
         ({"bound": "wrap"}, ValueError, "'clip' or 'reflect', not 'wrap'"),
-        ({"low": torch.zeros(3)}, ValueError, "low must be like mean"),
+        ({"low": torch.zeros(3)}, ValueError, "low must"),
+        ({"count": -1}, ValueError, "count"),
     ],
 )
 def test_what_is_refused(changes, error, text) -> None:
     state = start(6)
     before = deepcopy(state)
     with pytest.raises(error, match=text):
-        attention.run(Landscape("sphere", 6), state, Draw(0), 10, **changes)
+        attention.run(Landscape("sphere", 6), state, Draw(0), **{"count": 10, **changes})
     assert torch.equal(state.mean, before.mean)
+
+
+def test_a_state_with_gaps_is_refused(native: ModuleType) -> None:
+    state = start(6)
+    state.mean = torch.ones(12)[::2]
+    with pytest.raises(ValueError, match=r"mean has gaps; call \.contiguous"):
+        attention.run(Landscape("sphere", 6), state, Draw(0), 10)
 
 
 def test_shared_memory_is_refused(native: ModuleType) -> None:

@@ -110,12 +110,17 @@ def run(
     if not 0 < share < 1:
         raise ValueError(f"share must lie strictly between 0 and 1, not {share}")
     region = Region(state.mean, state.sigma, state.scale, low, high, bound)
+    mean = state.mean
+    if (
+        isinstance(objective, Landscape)
+        and isinstance(mean, Tensor)
+        and count >= 0
+        and (module := now.native_for(mean)) is not None
+        and hasattr(module, "AttentionPlan")
+    ):
+        plan = _plan_for(module, objective)
+        return _run_native(plan, state, region, draw, count, share, steps, best)
     candidates.check(region, draw, count)
-    if isinstance(objective, Landscape) and objective.dim == state.mean.numel():
-        module = now.native_for(state.mean)
-        if module is not None and hasattr(module, "AttentionPlan"):
-            plan = _plan_for(module, objective)
-            return _run_native(plan, state, region, draw, count, share, steps, best)
     x, done = None, 0
     while done < steps:
         done += 1
@@ -148,9 +153,14 @@ def _run_native(
     steps: int,
     best: float,
 ) -> Report:
-    losses, x = state.mean.new_empty(count), torch.empty_like(state.mean)
+    mean, low, high = state.mean, region.low, region.high
+    losses, x = mean.new_empty(count), torch.empty_like(mean)
+    if low is not None or high is not None:  # mean and scale are written, and never copied
+        low = torch.full_like(mean, -math.inf) if low is None else now.dense(low)
+        high = torch.full_like(mean, math.inf) if high is None else now.dense(high)
+        region = region._replace(low=low, high=high)
     done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
-        now.dense_region(region),
+        region,
         state.path,
         state.beta,
         share,

@@ -64,7 +64,7 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
 
 inline void bind_attention(py::module_& m) {
   py::class_<AttentionPlan, CandidatePlan<cpu::CandidateBackend>>(
-      m, "AttentionPlan", "Adaptive attention search on one objective.")
+      m, "AttentionPlan", py::module_local(), "Adaptive attention search on one objective.")
       .def(py::init<const py::object&, const py::object&, const py::object&>(),
            py::arg("landscape"), py::arg("parameters"), py::arg("dim"))
       .def("steps", &AttentionPlan::steps, py::arg("region"), py::arg("path"), py::arg("beta"),

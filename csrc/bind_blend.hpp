@@ -164,7 +164,7 @@ class BlendPlan {
 template <class Backend>
 void bind_blend(py::module_& m) {
   using Plan = BlendPlan<Backend>;
-  py::class_<Plan>(m, "BlendPlan",
+  py::class_<Plan>(m, "BlendPlan", py::module_local(),
                    "The tensors of a blend step, checked once and watched between steps.")
       .def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&, const py::object&, const py::object&, const py::object&,

@@ -310,7 +310,8 @@ class CandidatePlan {
 template <class Backend>
 void bind_candidates(py::module_& m) {
   using Plan = CandidatePlan<Backend>;
-  py::class_<Plan>(m, "CandidatePlan",
+  // Local: the emulated module has the same class, and the tests load both.
+  py::class_<Plan>(m, "CandidatePlan", py::module_local(),
                    "Candidates of one objective: evaluated and weighed without being stored.")
       .def(py::init<const py::object&, const py::object&, const py::object&>(),
            py::arg("landscape"), py::arg("parameters"), py::arg("dim"))

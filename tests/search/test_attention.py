@@ -205,7 +205,7 @@ def test_full_covariance_learns_a_rotated_ellipsoid_that_variances_do_not():
     ("name", "reported"), [("rastrigin", 868), ("ackley", 5.11), ("griewank", 0.777)]
 )
 def test_a_hundred_coordinates_against_the_figures_of_the_source(name, reported):
-    """20,000 evaluations from a uniform start, as in bench/quality/source_table.py."""
+    """20,000 evaluations from a uniform start, as in docs/attention.md."""
     half = {"rastrigin": 5.12, "ackley": 32.768, "griewank": 600.0}[name]
     draw = np.random.default_rng(0).uniform(-half, half, 100)
     search = AttentionSearch(torch.from_numpy(draw), half / 2, bounds=(-half, half), seed=0)

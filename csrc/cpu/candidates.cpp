@@ -207,13 +207,20 @@ void column_moments(const RegionView<R>& region, const Units& u, const Weight* w
       }
     }
     double* mine = scratch.partials.data() + size_t(part) * 2 * size_t(dim);
-    for (int64_t c = 0; c < 2 * dim; ++c)
-      for (int64_t l = 0; l < W; ++l) mine[c] += double(sums[c / dim][c % dim * W + l]);
+    for (int64_t c = 0; c < dim; ++c)
+      for (int64_t l = 0; l < W; ++l) {
+        mine[c] += double(sums[0][c * W + l]);
+        mine[dim + c] += double(sums[1][c * W + l]);
+      }
   });
-  for (int64_t c = 0; c < 2 * dim; ++c) {
+  const auto total = [&](int64_t at) {
     double sum = 0;
-    for (size_t p = 0; p < parts; ++p) sum += scratch.partials[p * 2 * size_t(dim) + size_t(c)];
-    (c < dim ? shift : square)[c % dim] = R(sum);
+    for (size_t p = 0; p < parts; ++p) sum += scratch.partials[p * 2 * size_t(dim) + size_t(at)];
+    return R(sum);
+  };
+  for (int64_t c = 0; c < dim; ++c) {
+    shift[c] = total(c);
+    square[c] = total(dim + c);
   }
 }
 

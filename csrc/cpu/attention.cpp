@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "core/parallel.hpp"
+#include "cpu/linear_candidates.hpp"
+#include "cpu/net_candidates.hpp"
 #include "math/attention.hpp"
 #include "math/softmax.hpp"
 
@@ -189,10 +191,26 @@ void adapt(AttentionState<R>& s, int64_t dim, const R* shift, R* square, double 
   s.sigma = std::fmax(kSigmaFloor, old * rates.growth(norm) * std::sqrt(level));
 }
 
+template <class R>
+void evaluate(const LandscapeView& o, const RegionView<R>& region, const DrawView& draw,
+              int64_t count, R* losses, CandidateScratch& scratch, int threads) {
+  candidate_losses(o, region, draw, count, losses, scratch, threads);
+}
+template <class R>
+void evaluate(const Regression& o, const RegionView<R>& region, const DrawView& draw, int64_t count,
+              R* losses, CandidateScratch&, int threads) {
+  linear_candidates(o, region, draw, count, losses, threads);
+}
+template <class R>
+void evaluate(const NetData& o, const RegionView<R>& region, const DrawView& draw, int64_t count,
+              R* losses, CandidateScratch&, int threads) {
+  net_candidates(o, region, draw, count, losses, threads);
+}
+
 }  // namespace
 
 template <class R>
-void attention_steps(const LandscapeView& objective, const RegionView<R>& region, DrawView draw,
+void attention_steps(const ObjectiveView& objective, const RegionView<R>& region, DrawView draw,
                      int64_t count, int64_t steps, double share, AttentionState<R>& state,
                      R* losses, R* best_x, AttentionReport& report, CandidateScratch& candidates,
                      AttentionScratch& scratch, int threads) {
@@ -203,7 +221,9 @@ void attention_steps(const LandscapeView& objective, const RegionView<R>& region
   RegionView<R> now = region;
   for (; report.done < steps; ++draw.key.iteration) {
     now.sigma = R(state.sigma);
-    candidate_losses(objective, now, draw, count, losses, candidates, threads);
+    std::visit(
+        [&](const auto& o) { evaluate(o, now, draw, count, losses, candidates, threads); },
+        objective);
     ++report.done;
     const Losses seen = survey(losses, count);
     report.finite = seen.finite;
@@ -220,7 +240,7 @@ void attention_steps(const LandscapeView& objective, const RegionView<R>& region
 }
 
 #define UNSTUCK_NAMED(R)                                                                       \
-  template void attention_steps(const LandscapeView&, const RegionView<R>&, DrawView, int64_t, \
+  template void attention_steps(const ObjectiveView&, const RegionView<R>&, DrawView, int64_t, \
                                 int64_t, double, AttentionState<R>&, R*, R*, AttentionReport&, \
                                 CandidateScratch&, AttentionScratch&, int);
 UNSTUCK_NAMED(float)

@@ -1,22 +1,12 @@
 // Iterations of adaptive attention search, each without leaving native code.
 #pragma once
+#include "attention_terms.hpp"
 #include "cpu/candidates.hpp"
 
 namespace unstuck::cpu {
 
-template <class R>
-struct AttentionState {
-  R *mean, *path, *scale;  // [dim]
-  double sigma, beta;
-};
-
-struct AttentionReport {
-  int64_t done = 0;    // iterations; fewer than wanted when one of them had nothing to go by
-  int64_t finite = 0;  // losses of the last one
-  double ess = 0;      // of the last one
-  double best;         // loss
-  bool improved = false;
-};
+using unstuck::AttentionReport;
+using unstuck::AttentionState;
 
 struct AttentionScratch {
   std::vector<double> weights, partials;
@@ -24,11 +14,27 @@ struct AttentionScratch {
 };
 
 // Candidates, losses, weights and the update, `steps` times. `losses` [count] are those of the last
-// iteration; `best_x` is written where a loss is below `report.best`.
+// iteration; `best_x` is written where a loss is below `report.best`. The region of a regression
+// has no bounds.
 template <class R>
-void attention_steps(const LandscapeView& objective, const RegionView<R>& region, DrawView draw,
+void attention_steps(const ObjectiveView& objective, const RegionView<R>& region, DrawView draw,
                      int64_t count, int64_t steps, double share, AttentionState<R>& state,
                      R* losses, R* best_x, AttentionReport& report, CandidateScratch& candidates,
                      AttentionScratch& scratch, int threads);
+
+// What bind_attention.hpp calls.
+struct AttentionBackend {
+  using Candidates = CandidateBackend;
+  using Scratch = AttentionScratch;
+
+  template <class R>
+  static void steps(const ObjectiveView& objective, const RegionView<R>& region,
+                    const DrawView& draw, int64_t count, int64_t wanted, double share,
+                    AttentionState<R>& state, R* losses, R* best_x, AttentionReport& report,
+                    CandidateScratch& candidates, Scratch& scratch, int threads) {
+    attention_steps(objective, region, draw, count, wanted, share, state, losses, best_x, report,
+                    candidates, scratch, threads);
+  }
+};
 
 }  // namespace unstuck::cpu

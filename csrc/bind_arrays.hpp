@@ -1,6 +1,7 @@
 // Reads the tensors of one call: all of one dtype and on one device, checked for their shapes and
 // for memory that is written and shared.
 #pragma once
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -12,103 +13,157 @@ namespace unstuck {
 
 class Arrays {
  public:
-  explicit Arrays(int32_t device_type) : device_type_(device_type) {}
+  // Without a dtype it is that of the first tensor.
+  explicit Arrays(int32_t device_type, DType dtype = DType::other)
+      : device_type_(device_type), dtype_(dtype) {}
 
   DType dtype() const { return dtype_; }
+
+  // Dense tensors of these sizes.
+  using Shape = std::initializer_list<int64_t>;
+  const void* read(py::handle o, Where where, Shape shape) {
+    const TensorView v = number_tensor(o, where);
+    check_shape(v, where, shape);
+    return note(v, where);
+  }
+  void* write(py::handle o, Where where, Shape shape) {
+    const TensorView v = number_tensor(o, where);
+    check_shape(v, where, shape);
+    return note_written(v, where);
+  }
+  // This many numbers in a row, whatever the shape.
+  const void* read_numbers(py::handle o, Where where, int64_t size) {
+    const TensorView v = number_tensor(o, where);
+    check_numbers(v, where, size);
+    return note(v, where);
+  }
+  void* write_numbers(py::handle o, Where where, int64_t size) {
+    const TensorView v = number_tensor(o, where);
+    check_numbers(v, where, size);
+    return note_written(v, where);
+  }
+  const void* read_int64(py::handle o, Where where, int64_t size) {
+    if (reader().is_tensor(o.ptr()) && dtype_text(o) != "torch.int64")
+      throw py::type_error(where.str() + " must be int64, not " + dtype_text(o));
+    const TensorView v = tensor(o, where);
+    check_numbers(v, where, size);
+    read_.push_back({v.data, size * 8, where});
+    return v.data;
+  }
 
   // [rows, columns] with any distance between the rows, read alone.
   struct MatrixView {
     const void* data;
     int64_t rows, columns, stride;
   };
-  MatrixView matrix(const py::object& o, const char* name) {
-    const TensorView v = number_tensor(o, name);
-    if (v.ndim != 2 || v.numel == 0) refuse(v, name, "a matrix that is not empty");
-    const int64_t stride = v.strides && v.shape[0] > 1 ? v.strides[0] : v.shape[1];
-    if ((v.strides && v.shape[1] > 1 && v.strides[1] != 1) || stride < v.shape[1])
-      refuse(v, name, "a matrix whose rows are contiguous");
+  MatrixView matrix(py::handle o, Where where) {
+    const TensorView v = number_tensor(o, where);
+    if (v.ndim != 2 || v.numel == 0) refuse(v, where, "a matrix that is not empty");
     const int64_t rows = v.shape[0], columns = v.shape[1];
-    note(v.data, ((rows - 1) * stride + columns) * size_of(dtype_), name);
+    const int64_t stride = v.strides && rows > 1 ? v.strides[0] : columns;
+    if ((v.strides && columns > 1 && v.strides[1] != 1) || stride < columns)
+      refuse(v, where, "a matrix whose rows are contiguous");
+    read_.push_back({v.data, ((rows - 1) * stride + columns) * size_of(dtype_), where});
     return {v.data, rows, columns, stride};
-  }
-
-  const void* read(const py::object& o, const char* name, int64_t size) {
-    const TensorView v = number_tensor(o, name);
-    check_vector(v, name, size);
-    note(v.data, size * size_of(dtype_), name);
-    return v.data;
-  }
-  void* write(const py::object& o, const char* name, int64_t size) {
-    const TensorView v = number_tensor(o, name);
-    check_vector(v, name, size);
-    written_.add(v.data, size * size_of(dtype_), {name});
-    return v.data;
-  }
-  const void* read_int64(const py::object& o, const char* name, int64_t size) {
-    const TensorView v = tensor(o, name);
-    if (std::string(py::str(o.attr("dtype"))) != "torch.int64")
-      throw py::type_error(std::string(name) + " must be int64, not " +
-                           std::string(py::str(o.attr("dtype"))));
-    check_vector(v, name, size);
-    note(v.data, size * 8, name);
-    return v.data;
-  }
-  // Elements of a vector, from its shape.
-  int64_t length(const py::object& o, const char* name) const {
-    return reader().read(o.ptr(), {name}).numel;
   }
 
   // To be called once all is read. Throws when what is written shares memory with anything else.
   void check_memory() {
     written_.seal();
-    for (const Memory& m : read_) written_.check_outside(m.data, m.bytes, {m.name});
+    for (const Memory& m : read_) written_.check_outside(m.data, m.bytes, m.where);
   }
 
  private:
   struct Memory {
     const void* data;
     int64_t bytes;
-    const char* name;
+    Where where;
   };
 
-  void note(const void* data, int64_t bytes, const char* name) {
-    read_.push_back({data, bytes, name});
+  const void* note(const TensorView& v, Where where) {
+    read_.push_back({v.data, v.numel * size_of(dtype_), where});
+    return v.data;
   }
-  [[noreturn]] static void refuse(const TensorView& v, const char* name, const std::string& what) {
-    throw py::value_error(std::string(name) + " must be " + what + "; it is " + describe(v));
+  void* note_written(const TensorView& v, Where where) {
+    written_.add(v.data, v.numel * size_of(dtype_), where);
+    return v.data;
   }
-  static void check_vector(const TensorView& v, const char* name, int64_t size) {
+
+  [[noreturn]] static void refuse(const TensorView& v, Where where, const std::string& what) {
+    throw py::value_error(where.str() + " must be " + what + "; it is " + describe(v));
+  }
+  static std::string dtype_text(py::handle o) { return std::string(py::str(o.attr("dtype"))); }
+  static bool is_dense(const TensorView& v) {
     int64_t row_major = 1;
-    bool contiguous = v.numel == size;
-    for (int32_t d = v.ndim - 1; d >= 0 && contiguous; row_major *= v.shape[d--])
-      contiguous = !v.strides || v.shape[d] == 1 || v.strides[d] == row_major;
-    if (!contiguous) refuse(v, name, std::to_string(size) + " contiguous numbers");
+    bool dense = true;
+    for (int32_t d = v.ndim - 1; v.numel && d >= 0 && dense; row_major *= v.shape[d--])
+      dense = !v.strides || v.shape[d] == 1 || v.strides[d] == row_major;
+    return dense;
   }
-  TensorView tensor(const py::object& o, const char* name) {
-    const TensorView v = reader().read(o.ptr(), {name});
+  static void check_numbers(const TensorView& v, Where where, int64_t size) {
+    if (v.numel != size || !is_dense(v))
+      refuse(v, where, std::to_string(size) + " contiguous numbers");
+  }
+  static void check_shape(const TensorView& v, Where where, Shape shape) {
+    const auto text = [](const int64_t* sizes, size_t n) {
+      std::string s = "[";
+      for (size_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(sizes[i]);
+      return s + "]";
+    };
+    if (!std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim))
+      throw py::value_error(where.str() + " must have the shape " +
+                            text(shape.begin(), shape.size()) + ", not " +
+                            text(v.shape, size_t(v.ndim)));
+    if (!is_dense(v)) throw py::value_error(where.str() + " has gaps; call .contiguous() first");
+  }
+
+  // Python is asked first: a view does not outlive what a subclass may do then.
+  TensorView tensor(py::handle o, Where where) {
+    if (reader().is_tensor(o.ptr())) reader().refuse_neg(o.ptr(), where);
+    const TensorView v = reader().read(o.ptr(), where);
     if (v.device_type != device_type_ || (device_id_ >= 0 && v.device_id != device_id_))
-      throw py::value_error(std::string(name) +
-                            " is on another device than this call: " + describe(v));
-    reader().refuse_neg(o.ptr(), {name});
+      throw py::value_error(where.str() + " is on another device than this call: " + describe(v));
     device_id_ = v.device_id;
     return v;
   }
-  TensorView number_tensor(const py::object& o, const char* name) {
-    const TensorView v = tensor(o, name);
+  TensorView number_tensor(py::handle o, Where where) {
+    const TensorView v = tensor(o, where);
     if (v.dtype != DType::f32 && v.dtype != DType::f64)
-      throw py::type_error(std::string(name) + " must be float32 or float64, not " +
-                           std::string(py::str(o.attr("dtype"))));
+      throw py::type_error(where.str() + " must be float32 or float64, not " + dtype_text(o));
     if (dtype_ != DType::other && v.dtype != dtype_)
-      throw py::value_error(std::string(name) + " must be " + name_of(dtype_) +
-                            " as the others; it is " + describe(v));
+      throw py::value_error(where.str() + " must be " + name_of(dtype_) + " as the others; it is " +
+                            describe(v));
     dtype_ = v.dtype;
     return v;
   }
 
   int32_t device_type_, device_id_ = -1;
-  DType dtype_ = DType::other;
+  DType dtype_;
   std::vector<Memory> read_;
   Spans written_;
 };
+
+// Memory that a caller lends: float64 numbers of the device, however many there are.
+struct Lent {
+  double* memory;
+  int64_t size;
+};
+inline Lent read_workspace(py::handle o, int32_t device_type) {
+  const int64_t size = reader().read(o.ptr(), {"workspace"}).numel;
+  Arrays arrays(device_type, DType::f64);
+  return {static_cast<double*>(arrays.write_numbers(o, {"workspace"}, size)), size};
+}
+
+// body(R(), arrays) with R the tensor's type.
+template <class Body>
+void with_float(int32_t device_type, const py::object& tensor, const char* name, const Body& body) {
+  const DType dtype = reader().read(tensor.ptr(), {name}).dtype;
+  if (dtype == DType::f32)
+    body(float(), Arrays(device_type, dtype));
+  else if (dtype == DType::f64)
+    body(double(), Arrays(device_type, dtype));
+  else
+    throw py::type_error(std::string(name) + " must be float32 or float64, not " + name_of(dtype));
+}
 
 }  // namespace unstuck

@@ -16,11 +16,11 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
                   const py::object& where) {
     cpu::AttentionReport report;
     double sigma = 0, temperature = 0;
-    with_dtype(region, [&](auto zero, CandidateArguments& arguments) {
+    with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const py::tuple parts = fields(region, "region", 6);
       const auto written = [&](const py::object& o, const char* name) {
-        return static_cast<R*>(arguments.write(o, {name}, {dim_}));
+        return static_cast<R*>(arrays.write(o, {name}, {dim_}));
       };
       const int64_t count = length(losses, "losses");
       cpu::AttentionState<R> state{written(py::object(parts[0]), "mean"), written(path, "path"),
@@ -28,8 +28,8 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
                                    non_negative(py::object(parts[1]), {"sigma"}),
                                    non_negative(beta, {"beta"})};
       R* to_best = written(best_x, "best_x");
-      R* to = static_cast<R*>(arguments.write(losses, {"losses"}, {count}));
-      RegionView<R> view = read_limits<R>(parts, arguments);
+      R* to = static_cast<R*>(arrays.write(losses, {"losses"}, {count}));
+      RegionView<R> view = read_limits<R>(parts, dim_, arrays);
       view.mean = state.mean;
       view.scale = state.scale;
       report.best = real(best, {"best"});
@@ -37,7 +37,7 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
       if (!(e > 0 && e < 1))
         throw py::value_error("share must lie strictly between 0 and 1, not " + shown(share));
       const int64_t n = integer(wanted, {"steps"}, 1, UINT32_MAX);
-      call<R>(arguments, draw, where, [&](const auto& drawn, auto place) {
+      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
         cpu::attention_steps(objective(), view, drawn, count, n, e, state, to, to_best, report,
                              scratch_, attention_, place);
       });

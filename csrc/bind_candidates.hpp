@@ -2,129 +2,9 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <vector>
-
-#include "candidate_terms.hpp"
-#include "core/reader.hpp"
-#include "core/spans.hpp"
+#include "bind_region.hpp"
 
 namespace unstuck {
-
-// Reads the tensors of one call: all of one dtype, on the backend's device, dense, and what is
-// written apart from everything else.
-class CandidateArguments {
- public:
-  CandidateArguments(int32_t device_type, DType dtype) : device_type_(device_type), dtype_(dtype) {}
-
-  // A dense tensor of these sizes.
-  void* read(py::handle o, Where where, std::initializer_list<int64_t> shape) {
-    const TensorView v = reader().read(o.ptr(), where);
-    if (v.device_type != device_type_ || (device_id_ >= 0 && v.device_id != device_id_))
-      throw py::value_error(where.str() + " is on another device than the rest");
-    device_id_ = v.device_id;
-    if (v.dtype != dtype_)
-      throw py::value_error(where.str() + " must be of " + name_of(dtype_) + ", as mean is, not " +
-                            name_of(v.dtype));
-    if (v.ndim != int32_t(shape.size())) refuse_shape(v, where, shape);
-    int64_t expected = 1;
-    for (int32_t d = v.ndim - 1; d >= 0; --d) {
-      const int64_t size = shape.begin()[d];
-      if (v.shape[d] != size) refuse_shape(v, where, shape);
-      if (v.strides && v.numel && size > 1 && v.strides[d] != expected)
-        throw py::value_error(where.str() + " has gaps; call .contiguous() first");
-      expected *= size;
-    }
-    reader().refuse_neg(o.ptr(), where);
-    read_.push_back({v.data, v.numel * size_of(dtype_), where});
-    return v.data;
-  }
-  void* write(py::handle o, Where where, std::initializer_list<int64_t> shape) {
-    void* data = read(o, where, shape);
-    written_.add(data, read_.back().bytes, where);
-    read_.pop_back();
-    return data;
-  }
-  // Once all are read.
-  void check_memory() {
-    written_.seal();
-    for (const Read& r : read_) written_.check_outside(r.data, r.bytes, r.where);
-  }
-
- private:
-  struct Read {
-    const void* data;
-    int64_t bytes;
-    Where where;
-  };
-
-  [[noreturn]] static void refuse_shape(const TensorView& v, Where where,
-                                        std::initializer_list<int64_t> shape) {
-    const auto text = [](const int64_t* sizes, size_t n) {
-      std::string s = "[";
-      for (size_t i = 0; i < n; ++i) s += (i ? ", " : "") + std::to_string(sizes[i]);
-      return s + "]";
-    };
-    throw py::value_error(where.str() + " must have the shape " +
-                          text(shape.begin(), shape.size()) + ", not " +
-                          text(v.shape, size_t(v.ndim)));
-  }
-
-  int32_t device_type_, device_id_ = -1;
-  DType dtype_;
-  Spans written_;
-  std::vector<Read> read_;
-};
-
-// body(R(), arguments) with R the tensor's type.
-template <class Body>
-void with_float(int32_t device_type, const py::object& tensor, const char* name, const Body& body) {
-  const DType dtype = reader().read(tensor.ptr(), {name}).dtype;
-  if (dtype == DType::f32)
-    body(float(), CandidateArguments(device_type, dtype));
-  else if (dtype == DType::f64)
-    body(double(), CandidateArguments(device_type, dtype));
-  else
-    throw py::type_error(std::string(name) + " must be float32 or float64, not " + name_of(dtype));
-}
-
-inline py::tuple fields(const py::object& o, const char* name, size_t size) {
-  if (!PyTuple_Check(o.ptr()) || size_t(PyTuple_GET_SIZE(o.ptr())) != size)
-    throw py::type_error(std::string(name) + " must be a tuple of " + std::to_string(size) +
-                         " fields, not " + shown(o));
-  return py::reinterpret_borrow<py::tuple>(o);
-}
-
-inline NoiseKey noise_key(py::handle seed, py::handle iteration, py::handle stream,
-                          py::handle rounds) {
-  PyObject* index = PyNumber_Index(seed.ptr());
-  if (!index) {
-    forget_error();
-    throw py::type_error("seed must be an integer, not " + shown(seed));
-  }
-  const unsigned long long key = PyLong_AsUnsignedLongLong(index);
-  Py_DECREF(index);
-  if (key == static_cast<unsigned long long>(-1) && PyErr_Occurred()) {
-    forget_error();
-    throw py::value_error("seed must be from 0 to 2^64 - 1, not " + shown(seed));
-  }
-  const int64_t n = integer(rounds, {"rounds"}, 7, 10);
-  if (n != 7 && n != 10) throw py::value_error("rounds must be 7 or 10, not " + shown(rounds));
-  return {uint32_t(key), uint32_t(key >> 32),
-          uint32_t(integer(iteration, {"iteration"}, 0, UINT32_MAX)),
-          uint32_t(integer(stream, {"stream"}, 0, UINT32_MAX)), int(n)};
-}
-
-// A landscape by its number, or -1 for none, and its parameters.
-inline LandscapeView read_landscape(const py::object& landscape, const py::object& parameters,
-                                    int landscapes) {
-  LandscapeView view{};
-  view.landscape = int(integer(landscape, {"landscape"}, -1, landscapes - 1));
-  const py::sequence list = sequence(parameters, "parameters");
-  if (list.size() > 2) throw py::value_error("parameters must be at most two numbers");
-  for (size_t i = 0; i < list.size(); ++i)
-    view.parameters.p[i] = number(py::object(list[i]), {"parameters", i});
-  return view;
-}
 
 // A Backend has: kDeviceType, kLandscapes, Scratch; place(), which makes of `where` (the number of
 // threads on the CPU, the stream on CUDA) what its functions take; losses, moments, softmax, sample
@@ -139,12 +19,12 @@ class CandidatePlan {
 
   void losses(const py::object& region, const py::object& draw, const py::object& out,
               const py::object& where) {
-    with_dtype(region, [&](auto zero, CandidateArguments& arguments) {
+    with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const int64_t count = length(out, "out");
-      const auto view = read_region<R>(region, count, arguments);
-      R* to = static_cast<R*>(arguments.write(out, {"out"}, {count}));
-      call<R>(arguments, draw, where, [&](const auto& drawn, auto place) {
+      const auto view = read_region<R>(region, dim_, count, arrays);
+      R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
+      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
         Backend::losses(objective(), view, drawn, count, to, scratch_, place);
       });
     });
@@ -152,14 +32,14 @@ class CandidatePlan {
 
   void combine(const py::object& region, const py::object& draw, const py::object& weights,
                const py::object& shift, const py::object& square, const py::object& where) {
-    with_dtype(region, [&](auto zero, CandidateArguments& arguments) {
+    with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const int64_t count = length(weights, "weights");
-      const auto view = read_region<R>(region, count, arguments);
-      const R* a = static_cast<const R*>(arguments.read(weights, {"weights"}, {count}));
-      R* to = static_cast<R*>(arguments.write(shift, {"shift"}, {dim_}));
-      R* to_square = static_cast<R*>(arguments.write(square, {"square"}, {dim_}));
-      call<R>(arguments, draw, where, [&](const auto& drawn, auto place) {
+      const auto view = read_region<R>(region, dim_, count, arrays);
+      const R* a = static_cast<const R*>(arrays.read(weights, {"weights"}, {count}));
+      R* to = static_cast<R*>(arrays.write(shift, {"shift"}, {dim_}));
+      R* to_square = static_cast<R*>(arrays.write(square, {"square"}, {dim_}));
+      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
         Backend::moments(view, drawn, a, count, to, to_square, scratch_, place);
       });
     });
@@ -169,15 +49,15 @@ class CandidatePlan {
                  const py::object& out, const py::object& shift, const py::object& square,
                  const py::object& where) {
     double size = 0;
-    with_dtype(region, [&](auto zero, CandidateArguments& arguments) {
+    with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const int64_t count = length(out, "out");
-      const auto view = read_region<R>(region, count, arguments);
-      R* to = static_cast<R*>(arguments.write(out, {"out"}, {count}));
-      R* to_shift = static_cast<R*>(arguments.write(shift, {"shift"}, {dim_}));
-      R* to_square = static_cast<R*>(arguments.write(square, {"square"}, {dim_}));
+      const auto view = read_region<R>(region, dim_, count, arrays);
+      R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
+      R* to_shift = static_cast<R*>(arrays.write(shift, {"shift"}, {dim_}));
+      R* to_square = static_cast<R*>(arrays.write(square, {"square"}, {dim_}));
       const double temperature = non_negative(beta, {"beta"});
-      call<R>(arguments, draw, where, [&](const auto& drawn, auto place) {
+      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
         size = Backend::softmax(objective(), view, drawn, count, temperature, to, to_shift,
                                 to_square, scratch_, place);
       });
@@ -187,25 +67,25 @@ class CandidatePlan {
 
   void sample(const py::object& region, const py::object& draw, const py::object& first,
               const py::object& out, const py::object& where) {
-    with_dtype(region, [&](auto zero, CandidateArguments& arguments) {
+    with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const int64_t count = length(out, "out");
       const int64_t begin = integer(first, {"first"}, 0, UINT32_MAX - count);
-      const auto view = read_region<R>(region, begin + count, arguments);
-      R* to = static_cast<R*>(arguments.write(out, {"out"}, {count, dim_}));
-      call<R>(arguments, draw, where, [&](const auto& drawn, auto place) {
+      const auto view = read_region<R>(region, dim_, begin + count, arrays);
+      R* to = static_cast<R*>(arrays.write(out, {"out"}, {count, dim_}));
+      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
         Backend::sample(view, drawn, begin, count, to, place);
       });
     });
   }
 
   void values(const py::object& points, const py::object& out, const py::object& where) {
-    const auto dispatch = [&](auto zero, CandidateArguments arguments) {
+    const auto dispatch = [&](auto zero, Arrays arrays) {
       using R = decltype(zero);
       const int64_t count = length(out, "out");
-      const R* x = static_cast<const R*>(arguments.read(points, {"points"}, {count, dim_}));
-      R* to = static_cast<R*>(arguments.write(out, {"out"}, {count}));
-      arguments.check_memory();
+      const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim_}));
+      R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
+      arrays.check_memory();
       const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
       const auto function = objective();
       py::gil_scoped_release release;
@@ -220,10 +100,8 @@ class CandidatePlan {
                                    flag(antithetic, {"antithetic"}));
   }
   void set_workspace(const py::object& workspace) {
-    const int64_t size = length(workspace, "workspace");
-    CandidateArguments arguments(Backend::kDeviceType, DType::f64);
-    auto* memory = static_cast<double*>(arguments.write(workspace, {"workspace"}, {size}));
-    Backend::set_workspace(scratch_, memory, size);
+    const Lent lent = read_workspace(workspace, Backend::kDeviceType);
+    Backend::set_workspace(scratch_, lent.memory, lent.size);
     workspace_ = workspace;
   }
 
@@ -240,7 +118,7 @@ class CandidatePlan {
   void with_dtype(const py::object& region, const Body& body) {
     const py::tuple parts = fields(region, "region", 6);
     with_float(Backend::kDeviceType, py::object(parts[0]), "mean",
-               [&](auto zero, CandidateArguments arguments) { body(zero, arguments); });
+               [&](auto zero, Arrays arrays) { body(zero, arrays); });
   }
 
   const LandscapeView& objective() const {
@@ -248,47 +126,11 @@ class CandidatePlan {
     return objective_;
   }
 
-  template <class R>
-  RegionView<R> read_region(const py::object& object, int64_t count,
-                            CandidateArguments& arguments) {
-    const py::tuple parts = fields(object, "region", 6);
-    RegionView<R> view = read_limits<R>(parts, arguments);
-    const py::object mean(parts[0]), sigma(parts[1]), scale(parts[2]);
-    view.mean = static_cast<const R*>(arguments.read(mean, {"mean"}, {dim_}));
-    if (reader().is_tensor(sigma.ptr()))
-      view.sigmas = static_cast<const R*>(arguments.read(sigma, {"sigma"}, {count}));
-    else
-      view.sigma = R(number(sigma, {"sigma"}));
-    if (!scale.is_none())
-      view.scale = static_cast<const R*>(arguments.read(scale, {"scale"}, {dim_}));
-    return view;
-  }
-  // The box of a region, and its size.
-  template <class R>
-  RegionView<R> read_limits(const py::tuple& parts, CandidateArguments& arguments) {
-    const py::object low(parts[3]), high(parts[4]), bound(parts[5]);
-    RegionView<R> view{};
-    view.dim = dim_;
-    if (!low.is_none()) view.low = static_cast<const R*>(arguments.read(low, {"low"}, {dim_}));
-    if (!high.is_none()) view.high = static_cast<const R*>(arguments.read(high, {"high"}, {dim_}));
-    if ((view.low == nullptr) != (view.high == nullptr) && dim_)
-      throw py::value_error("low and high must both be given, or neither");
-    const auto name = shown(bound);
-    if (name != "'clip'" && name != "'reflect'")
-      throw py::value_error("bound must be 'clip' or 'reflect', not " + name);
-    view.bound = !view.low ? Bound::none : name == "'clip'" ? Bound::clip : Bound::reflect;
-    return view;
-  }
-
   // Checks the rest, lets go of the interpreter and runs body(draw, place).
   template <class R, class Body>
-  void call(CandidateArguments& arguments, const py::object& draw, const py::object& where,
-            const Body& body) {
-    arguments.check_memory();
-    const py::tuple parts = fields(draw, "draw", 5);
-    const auto item = [&](int i) { return py::object(parts[size_t(i)]); };
-    const DrawView drawn{noise_key(item(0), item(1), item(2), item(4)),
-                         flag(item(3), {"antithetic"})};
+  void call(Arrays& arrays, const py::object& draw, const py::object& where, const Body& body) {
+    arrays.check_memory();
+    const DrawView drawn = read_draw(draw);
     const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
     if (busy_) throw std::runtime_error("this plan is in use by another thread: make one each");
     busy_ = true;
@@ -337,8 +179,8 @@ void bind_candidates(py::module_& m) {
          const py::object& form, const py::object& where) {
         const TensorView v = reader().read(out.ptr(), {"out"});
         if (v.ndim != 2) throw py::value_error("out must have two dimensions");
-        CandidateArguments arguments(Backend::kDeviceType, DType::f64);
-        double* to = static_cast<double*>(arguments.write(out, {"out"}, {v.shape[0], v.shape[1]}));
+        Arrays arrays(Backend::kDeviceType, DType::f64);
+        double* to = static_cast<double*>(arrays.write(out, {"out"}, {v.shape[0], v.shape[1]}));
         const int64_t count = v.shape[0], dim = v.shape[1];
         const int64_t begin = integer(first, {"first"}, 0, UINT32_MAX);
         integer(py::int_(begin + count), {"first + count"}, 0, int64_t(UINT32_MAX) + 1);

@@ -1,6 +1,6 @@
 // The entry point of the landscapes' gradients: unstuck.ops.landscapes is the Python side.
 #pragma once
-#include "bind_candidates.hpp"
+#include "bind_region.hpp"
 
 namespace unstuck {
 
@@ -16,17 +16,16 @@ void bind_landscape_gradients(py::module_& m) {
         if (v.ndim != 2 || v.shape[1] < 1)
           throw py::value_error("points must have the shape [N, D], D at least 1");
         const int64_t count = v.shape[0], dim = v.shape[1];
-        with_float(
-            Backend::kDeviceType, points, "points", [&](auto zero, CandidateArguments arguments) {
-              using R = decltype(zero);
-              const R* x = static_cast<const R*>(arguments.read(points, {"points"}, {count, dim}));
-              R* to = static_cast<R*>(arguments.write(out, {"out"}, {count}));
-              R* g = static_cast<R*>(arguments.write(gradients, {"gradients"}, {count, dim}));
-              arguments.check_memory();
-              const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
-              py::gil_scoped_release release;
-              Backend::gradients(function, x, count, dim, to, g, place);
-            });
+        with_float(Backend::kDeviceType, points, "points", [&](auto zero, Arrays arrays) {
+          using R = decltype(zero);
+          const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim}));
+          R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
+          R* g = static_cast<R*>(arrays.write(gradients, {"gradients"}, {count, dim}));
+          arrays.check_memory();
+          const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
+          py::gil_scoped_release release;
+          Backend::gradients(function, x, count, dim, to, g, place);
+        });
       },
       py::arg("landscape"), py::arg("parameters"), py::arg("points"), py::arg("out"),
       py::arg("gradients"), py::arg("where"), "A landscape and its gradients at rows of a matrix.");

@@ -2,8 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "bind_arrays.hpp"
-#include "bind_candidates.hpp"
+#include "bind_region.hpp"
 #include "objective_terms.hpp"
 
 namespace unstuck {
@@ -16,8 +15,8 @@ template <class Backend>
 struct ObjectiveCalls {
   static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
                                double kappa, bool logistic) {
-    const auto m = arrays.matrix(x, "X");
-    return {m.data,        arrays.read(y, "y", m.rows),
+    const auto m = arrays.matrix(x, {"X"});
+    return {m.data,        arrays.read_numbers(y, {"y"}, m.rows),
             m.rows,        m.columns,
             m.stride,      lam,
             kappa,         logistic,
@@ -30,21 +29,20 @@ struct ObjectiveCalls {
                        const py::object& workspace) {
     Trials t{};
     if (!workspace.is_none()) {
-      Arrays space(Backend::kDeviceType);
-      t.workspace_size = space.length(workspace, "workspace");
-      t.workspace = static_cast<double*>(space.write(workspace, "workspace", t.workspace_size));
-      if (space.dtype() != DType::f64) throw py::type_error("workspace must be float64");
+      const Lent lent = read_workspace(workspace, Backend::kDeviceType);
+      t.workspace = lent.memory;
+      t.workspace_size = lent.size;
     }
-    t.count = arrays.length(rates, "rates");
+    t.count = length(rates, "rates");
     t.beta = non_negative(py::float_(beta), {"beta"});
-    t.w = arrays.read(w, "w", dim);
-    t.d = arrays.read(d, "d", dim);
-    t.rates = arrays.read(rates, "rates", t.count);
-    t.losses = arrays.write(losses, "losses", t.count);
+    t.w = arrays.read_numbers(w, {"w"}, dim);
+    t.d = arrays.read_numbers(d, {"d"}, dim);
+    t.rates = arrays.read_numbers(rates, {"rates"}, t.count);
+    t.losses = arrays.write_numbers(losses, {"losses"}, t.count);
     if (moved.is_none()) return t;
-    t.p = arrays.write(p, "p", t.count);
-    t.moved = arrays.write(moved, "moved", dim);
-    t.rate = arrays.write(rate, "rate", 1);
+    t.p = arrays.write_numbers(p, {"p"}, t.count);
+    t.moved = arrays.write_numbers(moved, {"moved"}, dim);
+    t.rate = arrays.write_numbers(rate, {"rate"}, 1);
     return t;
   }
 
@@ -74,15 +72,16 @@ struct ObjectiveCalls {
     check_size(outputs, "outputs");
     const int64_t tail = hidden * (features + 1), dim = tail + outputs * (hidden + 1);
     NetTrials net{};
-    net.n = arrays.length(y, "y");
+    net.n = length(y, "y");
     net.hidden = hidden;
     net.outputs = outputs;
     net.cross_entropy = cross_entropy;
-    net.first = arrays.read(first, "first", 2 * hidden * net.n);
+    net.first = arrays.read_numbers(first, {"first"}, 2 * hidden * net.n);
     net.dtype = arrays.dtype();
     const int64_t bytes = size_of(net.dtype);
     net.slope = static_cast<const char*>(net.first) + hidden * net.n * bytes;
-    net.y = cross_entropy ? arrays.read_int64(y, "y", net.n) : arrays.read(y, "y", net.n);
+    net.y =
+        cross_entropy ? arrays.read_int64(y, {"y"}, net.n) : arrays.read_numbers(y, {"y"}, net.n);
     const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate, workspace);
     net.second = static_cast<const char*>(t.w) + tail * bytes;
     net.change = static_cast<const char*>(t.d) + tail * bytes;
@@ -100,7 +99,7 @@ struct ObjectiveCalls {
     Arrays arrays(Backend::kDeviceType);
     const LandscapeView objective = read_landscape(landscape, parameters, Backend::kLandscapes);
     if (objective.landscape < 0) throw py::value_error("landscape must be at least 0, not -1");
-    const int64_t dim = arrays.length(w, "w");
+    const int64_t dim = length(w, "w");
     if (dim < 1) throw py::value_error("w must have at least one coordinate");
     const Trials t = trials(arrays, dim, w, d, rates, beta, losses, p, moved, rate, workspace);
     arrays.check_memory();
@@ -108,17 +107,15 @@ struct ObjectiveCalls {
     Backend::landscape_trials(objective, t, dim, arrays.dtype(), where);
   }
 
-  // `region` is (mean, sigma, scale, low, high, bound), `draw` is (seed, iteration, stream,
-  // antithetic, rounds), as for a CandidatePlan.
   static void net_candidates(const py::object& x, const py::object& y, bool cross_entropy,
                              int64_t hidden, int64_t outputs, const py::object& region,
                              const py::object& draw, const py::object& losses, uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
     check_size(hidden, "hidden");
     check_size(outputs, "outputs");
-    const auto m = arrays.matrix(x, "X");
+    const auto m = arrays.matrix(x, {"X"});
     const void* labels =
-        cross_entropy ? arrays.read_int64(y, "y", m.rows) : arrays.read(y, "y", m.rows);
+        cross_entropy ? arrays.read_int64(y, {"y"}, m.rows) : arrays.read_numbers(y, {"y"}, m.rows);
     const NetData net{m.data, labels, m.rows, m.columns, m.stride, hidden, outputs, cross_entropy};
     candidates(arrays, net.dim(), region, draw, losses, [&](auto view, auto drawn, auto... to) {
       Backend::net_candidates(net, view, drawn, to..., where);
@@ -149,38 +146,20 @@ struct ObjectiveCalls {
   template <class R, class Body>
   static void candidates_of(Arrays& arrays, int64_t dim, const py::object& region,
                             const py::object& draw, const py::object& losses, const Body& body) {
-    const int64_t count = arrays.length(losses, "losses");
+    const int64_t count = length(losses, "losses");
     if (count > int64_t(UINT32_MAX)) throw py::value_error("losses has more than 2^32 - 1 entries");
-    R* out = static_cast<R*>(arrays.write(losses, "losses", count));
-    const py::tuple parts = fields(region, "region", 6), noise = fields(draw, "draw", 5);
-    const auto item = [](const py::tuple& t, size_t i) { return py::object(t[i]); };
-    const auto optional = [&](size_t i, const char* name) -> const R* {
-      if (item(parts, i).is_none()) return nullptr;
-      return static_cast<const R*>(arrays.read(item(parts, i), name, dim));
-    };
-    RegionView<R> view{};
-    view.dim = dim;
-    view.mean = static_cast<const R*>(arrays.read(item(parts, 0), "mean", dim));
-    if (reader().is_tensor(item(parts, 1).ptr()))
-      view.sigmas = static_cast<const R*>(arrays.read(item(parts, 1), "sigma", count));
-    else
-      view.sigma = R(number(item(parts, 1), {"sigma"}));
-    view.scale = optional(2, "scale");
-    view.low = optional(3, "low");
-    view.high = optional(4, "high");
-    if ((view.low == nullptr) != (view.high == nullptr))
-      throw py::value_error("low and high must both be given, or neither");
-    const auto bound = shown(item(parts, 5));
-    if (bound != "'clip'" && bound != "'reflect'")
-      throw py::value_error("bound must be 'clip' or 'reflect', not " + bound);
-    view.bound = !view.low ? Bound::none : bound == "'clip'" ? Bound::clip : Bound::reflect;
-    const DrawView drawn{noise_key(item(noise, 0), item(noise, 1), item(noise, 2), item(noise, 4)),
-                         flag(item(noise, 3), {"antithetic"})};
+    R* out = static_cast<R*>(arrays.write_numbers(losses, {"losses"}, count));
+    const RegionView<R> view = read_region<R>(region, dim, count, arrays);
+    const DrawView drawn = read_draw(draw);
     arrays.check_memory();
     py::gil_scoped_release release;
     body(view, drawn, count, out);
   }
 
+  // Elements of a vector, from its shape.
+  static int64_t length(const py::object& o, const char* name) {
+    return reader().read(o.ptr(), {name}).numel;
+  }
   static void check_size(int64_t size, const char* name) {
     if (size < 1 || size > INT32_MAX)
       throw py::value_error(std::string(name) + " must be from 1 to 2147483647, not " +
@@ -193,9 +172,9 @@ struct ObjectiveCalls {
                                   uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
     const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
-    const void* point = arrays.read(w, "w", objective.dim);
-    void* value = arrays.write(loss, "loss", 1);
-    void* slope = arrays.write(gradient, "gradient", objective.dim);
+    const void* point = arrays.read_numbers(w, {"w"}, objective.dim);
+    void* value = arrays.write_numbers(loss, {"loss"}, 1);
+    void* slope = arrays.write_numbers(gradient, {"gradient"}, objective.dim);
     arrays.check_memory();
     py::gil_scoped_release release;
     Backend::regression_gradient(objective, point, value, slope, where);

@@ -91,7 +91,7 @@ def row(scores: dict, instances: list[int], seconds: float) -> dict:
 
 
 def main() -> None:
-    """Measure, print and save."""
+    """Measure, print and save after every method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--instances", type=int, nargs="+", default=[1, 2, 3, 4, 5])
@@ -101,6 +101,9 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    settings = {k: v for k, v in vars(args).items() if k not in {"save", "methods"}}
+    versions = {p: version(p) for p in ("unstuck", "torch", "numpy", "scipy", "ioh", "cma")}
+    record = {"settings": settings, "versions": versions, "python": platform.python_version()}
     rows = {}
     print(f"{'method':34}{'solved':>8}{'area':>8}   by dimension {args.dims}")
     for name in args.methods:
@@ -110,12 +113,9 @@ def main() -> None:
         solved, area = result["solved, area"]
         each = "  ".join("{:.3f}/{:.3f}".format(*result["by dimension"][str(d)]) for d in args.dims)
         print(f"{name:34}{solved:8.3f}{area:8.3f}   {each}   {result['seconds']} s", flush=True)
-    if args.save:
-        settings = {k: v for k, v in vars(args).items() if k not in {"save", "methods"}}
-        versions = {p: version(p) for p in ("unstuck", "torch", "numpy", "scipy", "ioh", "cma")}
-        record = {"settings": settings, "versions": versions, "python": platform.python_version()}
-        args.save.parent.mkdir(parents=True, exist_ok=True)
-        args.save.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
+        if args.save:
+            args.save.parent.mkdir(parents=True, exist_ok=True)
+            args.save.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

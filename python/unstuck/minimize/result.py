@@ -53,11 +53,12 @@ class OptimizeResult(dict[str, Any]):
     fun : float
         The value there; infinite when no value was finite.
     success : bool
-        The method stopped by its own rule or spent its budget, and found a finite value. False
-        after an interrupt, a callback that stopped it, or an error.
+        `tol` was met, or the method stopped by its own rule. False when the budget was spent, as
+        for SciPy's iteration limits: `x` is the best point found all the same.
     status : int
-        0: stopped by a rule of the method. 1: the budget of evaluations or iterations is spent.
-        2: interrupted from the keyboard. 3: no value was finite. 4: the function or the callback
+        0: stopped by `tol` or a rule of the method. 1: the budget of evaluations or iterations is
+        spent. 2: interrupted from the keyboard. 3: no value was finite, or a point or all values
+        around it no longer are. 4: the function or the callback
         raised an error, and this result is the ``result`` attribute of that error. 99: stopped by
         the callback, the number that SciPy uses.
     message : str

@@ -117,15 +117,18 @@ class Run:
         return self._function.best_x, self._function.best_f
 
     def _ending(self) -> Ending | None:
+        reasons = self._search.stop()
+        if reasons:
+            told = ", ".join(f"{name} ({value})" for name, value in reasons.items())
+            return Ending(3 if "nonfinite" in reasons else 0, f"Stopped by the method: {told}.")
+        settled = self._settled()
+        if settled is not None:
+            return settled
         if self._function.nfev >= self._function.budget:
             return self._spent()
         if self._rules.maxiter is not None and self._nit >= self._rules.maxiter:
             return Ending(1, f"All maxiter={self._nit} iterations are done.")
-        reasons = self._search.stop()
-        if reasons:
-            told = ", ".join(f"{name} ({value})" for name, value in reasons.items())
-            return Ending(0, f"Stopped by the method: {told}.")
-        return self._settled()
+        return None
 
     def _settled(self) -> Ending | None:
         """Compare the best value with that of some iterations ago."""
@@ -167,10 +170,10 @@ class Run:
     def _result(self, ending: Ending) -> OptimizeResult:
         if self._history.nfev and self._function.nfev > self._history.nfev[-1]:
             self._note(self._search.center)  # an iteration that was not completed
-        if ending.status in (0, 1) and not math.isfinite(self._best()[1]):
+        if ending.status in (0, 1, 3) and not math.isfinite(self._best()[1]):
             ending = Ending(3, f"No value was finite. {ending.message}")
         result = OptimizeResult(
-            message=ending.message, success=ending.status in (0, 1), status=ending.status
+            message=ending.message, success=ending.status == 0, status=ending.status
         )
         result.update(self._so_far(copy=False), history=self._history)
         if self._rules.return_all:

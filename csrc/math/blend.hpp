@@ -16,30 +16,9 @@
 // graph: dL'/dalpha = - g' . (u_adam - u_sgd), u the two updates alone. All of u is a function of
 // the state after the step, so the next step recomputes it from what it reads anyway.
 #pragma once
-#include <cstdint>
-
-#if !defined(__CUDACC__)
-#include <cmath>
-#endif
-
-#include "core/macros.hpp"
+#include "math/elementary.hpp"
 
 namespace unstuck {
-
-UNSTUCK_HD float root(float x) {
-#if defined(__CUDA_ARCH__)
-  return sqrtf(x);
-#else
-  return __builtin_sqrtf(x);
-#endif
-}
-UNSTUCK_HD double root(double x) {
-#if defined(__CUDA_ARCH__)
-  return sqrt(x);
-#else
-  return __builtin_sqrt(x);
-#endif
-}
 
 // The rates of one step, in effect or remembered.
 struct BlendRates {
@@ -84,7 +63,7 @@ UNSTUCK_HD BlendCoefs<R> blend_coefficients(const BlendGroup& group, double alph
   c.beta2 = R(r.beta2);
   c.one_minus_beta1 = R(1.0 - r.beta1);
   c.one_minus_beta2 = R(1.0 - r.beta2);
-  c.rsqrt_correction2 = R(1.0 / root(bias_correction(r.beta2, step)));
+  c.rsqrt_correction2 = R(1.0 / square_root(bias_correction(r.beta2, step)));
   c.eps = R(r.eps);
   c.adam_step = R(alpha * r.lr / bias_correction(r.beta1, step));
   c.momentum = R(group.momentum);
@@ -105,7 +84,7 @@ UNSTUCK_HD BlendCoefs<R> blend_coefficients(const BlendGroup& group, double alph
     const double a = previous_alpha;
     const double keep = 1.0 - q.decay * (a * q.lr + (1.0 - a) * q.sgd_lr);
     const double decay = keep != 0 ? q.decay * (q.lr - q.sgd_lr) / keep : 0.0;
-    c.prev_rsqrt_correction2 = R(1.0 / root(bias_correction(q.beta2, step - 1)));
+    c.prev_rsqrt_correction2 = R(1.0 / square_root(bias_correction(q.beta2, step - 1)));
     c.prev_eps = R(q.eps);
     c.prev_adam = R(adam * (1.0 + decay * a));
     c.prev_sgd = R(sgd * (1.0 - decay * (1.0 - a)));
@@ -116,7 +95,8 @@ UNSTUCK_HD BlendCoefs<R> blend_coefficients(const BlendGroup& group, double alph
 
 template <class R>
 UNSTUCK_HD R adam_direction(R m, R v, R rsqrt_correction2, R eps) {
-  return m / (root(v) * rsqrt_correction2 + eps);  // times 1 / (1 - beta1^t), kept in the rates
+  return m /
+         (square_root(v) * rsqrt_correction2 + eps);  // times 1 / (1 - beta1^t), kept in the rates
 }
 
 // One step of one element. `grad` is the gradient as stored; g, a and d are handed back for the

@@ -62,6 +62,11 @@ template <class R>
 UNSTUCK_HD R magnitude(R x) {
   return x < R(0) ? -x : x;
 }
+// x - x is 0 for finite numbers alone.
+template <class R>
+UNSTUCK_HD bool is_finite(R x) {
+  return x - x == R(0);
+}
 
 // sin(pi r) for abs(r) <= 1/2.
 UNSTUCK_HD float sin_pi_near(float r) {

@@ -85,7 +85,7 @@ UNSTUCK_HD double clamp(double x, double low, double high) {
   return x < low ? low : x > high ? high : x;
 }
 UNSTUCK_HD double cosine(double dot, double xx, double yy) {
-  const double norms = root(xx) * root(yy);
+  const double norms = square_root(xx) * square_root(yy);
   return norms > 0 ? clamp(dot / norms, -1.0, 1.0) : 0.0;
 }
 
@@ -138,7 +138,7 @@ UNSTUCK_HD void gate_learn(double* gate, const GateConfig& config, const double*
     const double* s = sums + int64_t(u) * kBlendSums;
     double d_alpha = -s[kHyper];
     if (config.normalize) {
-      const double norms = root(s[kGG]) * root(unit[kDiffNormSq]);
+      const double norms = square_root(s[kGG]) * square_root(unit[kDiffNormSq]);
       d_alpha = norms > 0 ? d_alpha / norms : 0.0;
     }
     usable = usable && d_alpha - d_alpha == 0;  // finite
@@ -151,7 +151,7 @@ UNSTUCK_HD void gate_learn(double* gate, const GateConfig& config, const double*
   for (int i = team.rank; i < P; i += team.size) {
     exp_avg[i] += (1 - beta1) * (grad[i] - exp_avg[i]);
     exp_avg_sq[i] = beta2 * exp_avg_sq[i] + (1 - beta2) * grad[i] * grad[i];
-    net[i] -= config.lr * (exp_avg[i] / c1) / (root(exp_avg_sq[i] / c2) + 1e-12);
+    net[i] -= config.lr * (exp_avg[i] / c1) / (square_root(exp_avg_sq[i] / c2) + 1e-12);
   }
   team.sync();
   if (team.rank == 0) gate[kMetaSteps] = t;
@@ -176,7 +176,7 @@ UNSTUCK_HD void gate_features(double* gate, double* unit, const double* s, const
                               const GateConfig& config) {
   for (int f = 0; f < kFeatures; ++f) unit[kPhiPrev + f] = unit[kPhi + f];
   double* phi = unit + kPhi;
-  const double grad_norm = root(s[kGG]);
+  const double grad_norm = square_root(s[kGG]);
   double& mean = unit[kGradMean];
   const double before = mean > 0 ? mean : grad_norm;
   mean = before + 0.1 * (grad_norm - before);
@@ -185,8 +185,8 @@ UNSTUCK_HD void gate_features(double* gate, double* unit, const double* s, const
   phi[kCosSgdAdam] = cosine(s[kDA], s[kDD], s[kAA]);
   phi[kGradTrend] = grad_norm > 0 && before > 0 ? clamp(log(grad_norm / before), -3.0, 3.0) : 0.0;
   phi[kCoherence] =
-      before > 0 ? clamp((1 - group.momentum) * root(s[kDD]) / before, 0.0, 3.0) : 0.0;
-  phi[kAdamRms] = unit[kNumel] > 0 ? clamp(root(s[kAA] / unit[kNumel]), 0.0, 3.0) : 0.0;
+      before > 0 ? clamp((1 - group.momentum) * square_root(s[kDD]) / before, 0.0, 3.0) : 0.0;
+  phi[kAdamRms] = unit[kNumel] > 0 ? clamp(square_root(s[kAA] / unit[kNumel]), 0.0, 3.0) : 0.0;
   phi[kHyperCos] = cosine(s[kHyper], s[kGG], unit[kDiffNormSq]);
   phi[kLossTrend] =
       gate[kLossSlow] != 0

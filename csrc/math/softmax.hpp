@@ -44,10 +44,4 @@ struct OnlineSoftmax {
   UNSTUCK_HD double effective_size() const { return empty ? 0 : sum * sum / square; }
 };
 
-// x - x is 0 for finite numbers alone.
-template <class R>
-UNSTUCK_HD bool is_finite(R x) {
-  return x - x == R(0);
-}
-
 }  // namespace unstuck

@@ -6,11 +6,7 @@
 #pragma once
 #include <cstdint>
 
-#if !defined(__CUDACC__)
-#include <cmath>
-#endif
-
-#include "core/macros.hpp"
+#include "math/elementary.hpp"
 
 namespace unstuck {
 
@@ -39,8 +35,6 @@ UNSTUCK_HD double trapped_loss(double residual_square, double point_square, doub
   const double fit = residual_square / n;
   return lam != 0 ? fit + lam * sin(kappa * point_square) : fit;
 }
-
-UNSTUCK_HD bool is_finite(double x) { return x - x == 0; }
 
 // Softmax weights of -beta losses, and the rate they make. What is not finite weighs nothing; where
 // nothing is, all weights and the rate are 0.

@@ -1,0 +1,82 @@
+"""The study of training problems that trap, small: counting, choice of rates, file and table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from unstuck.experiments.alme_traps import (
+    METHODS,
+    RATES,
+    SpentError,
+    TrapsPlan,
+    Trial,
+    run_traps,
+    traps_markdown,
+)
+from unstuck.problems import load_trap
+
+
+def test_a_trial_counts_and_ends():
+    trial = Trial(load_trap("xor"), budget=3)
+    for _ in range(3):
+        assert trial().item() == trial.best
+    with pytest.raises(SpentError):
+        trial()
+    assert (trial.used, trial.reached) == (3, None)
+    assert all(p.grad is not None for p in trial.run.module.parameters())
+
+
+def test_a_trial_ends_at_the_target():
+    run = load_trap("phase-retrieval", 7)
+    generator = torch.Generator().manual_seed(7)
+    torch.randn(56, 16, generator=generator)
+    run.module.load_state_dict({"w": torch.randn(16, generator=generator)})
+    trial = Trial(run, budget=3)
+    with pytest.raises(SpentError):
+        trial()
+    assert (trial.used, trial.reached) == (1, 1)
+
+
+def test_every_method_spends_the_budget_and_no_more(tmp_path):
+    plan = TrapsPlan(("two-spirals",), seeds=2, tuning_seeds=1, budget=40)
+    lines = []
+    path = tmp_path / "traps.json"
+    record = run_traps(plan, path, lambda line, number, total: lines.append((line, number, total)))
+    assert [entry[1:] for entry in lines] == [(k + 1, len(METHODS)) for k in range(len(METHODS))]
+    for name, cell in record.cells.items():
+        assert cell["evaluations"] == [None, None], name
+        assert len(cell["losses"]) == len(cell["seconds"]) == 2
+        assert cell["losses"][0] != cell["losses"][1]
+    assert record.cells["two-spirals/adam"]["rate"] in RATES
+    assert json.loads(path.read_text())["cells"] == record.cells
+    text = traps_markdown(record, plan)
+    assert text.count("0 of 2") == len(METHODS)
+    assert "| of 2 | | 0 |" in text
+
+
+def test_restarts_get_out_where_one_descent_does_not():
+    plan = TrapsPlan(("xor",), ("lbfgs", "lbfgs-restarts", "basin-hopping"), seeds=6)
+    record = run_traps(plan)
+    reached = {
+        method: sum(n is not None for n in record.cells[f"xor/{method}"]["evaluations"])
+        for method in plan.methods
+    }
+    assert reached["lbfgs"] < reached["lbfgs-restarts"] == 6
+    assert reached["basin-hopping"] >= reached["lbfgs"]
+    assert f"| xor | 0.01 | {reached['lbfgs']} of 6" in traps_markdown(record, plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"problems": ("maze",)}, "unknown trap 'maze'"),
+        ({"methods": ("cma",)}, "unknown method 'cma'"),
+        ({"seeds": 0}, "seeds=0"),
+    ],
+)
+def test_plans_that_cannot_be_run(settings, text):
+    with pytest.raises(ValueError, match=text):
+        TrapsPlan(**settings)

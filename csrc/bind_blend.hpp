@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "bind_group.hpp"
-#include "core/watch.hpp"
+#include "bind_plan.hpp"
 
 namespace unstuck {
 
@@ -13,13 +13,17 @@ namespace unstuck {
 // run(step, workspace, where) and hypergradient(step, workspace, where). `where` is the number of
 // threads on the CPU, the stream on CUDA.
 template <class Backend>
-class BlendPlan {
+class BlendPlan : public StepPlan<BlendTensor> {
+  using Base = StepPlan<BlendTensor>;
+  using Base::table_;
+  using Base::tensors_;
+
  public:
   BlendPlan(const py::object& params, const py::object& exp_avgs, const py::object& exp_avg_sqs,
             const py::object& momentum_buffers, const py::object& directions,
             const py::object& steps, const py::object& groups, const py::object& units,
             const py::object& had_previous)
-      : table_(Backend::kDeviceType) {
+      : Base(Backend::kDeviceType) {
     table_.add("params", params);
     table_.add("exp_avgs", exp_avgs);
     table_.add("exp_avg_sqs", exp_avg_sqs);
@@ -52,38 +56,8 @@ class BlendPlan {
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
-    watch_ =
-        std::make_unique<Watch>(param_groups, state,
-                                std::vector<const char*>{"exp_avg", "exp_avg_sq", "momentum_buffer",
-                                                         "sgd_direction", "step"},
-                                table_);
-  }
-
-  // Whether the plan still describes the optimizer; reads the gradients on the way.
-  bool ready(const py::object& param_groups, const py::object& state) {
-    std::vector<py::object> taken;
-    taken.swap(gradients_);  // let go on every way out
-    if (!watch_ || !PyList_Check(param_groups.ptr()) || !PyDict_Check(state.ptr())) return false;
-    if (!watch_->state_holds(state.ptr()) || !watch_->gradients(param_groups.ptr(), taken) ||
-        taken.size() != tensors_.size() || !table_.unchanged())
-      return false;
-    for (size_t i = 0; i < taken.size(); ++i)
-      if (!table_.read_gradient(i, taken[i].ptr(), &tensors_[i].g, false)) return false;
-    gradients_ = std::move(taken);
-    return true;
-  }
-
-  // Takes these gradients, or throws and says which of them does not fit.
-  void set_gradients(const py::object& grads) {
-    const py::sequence list = table_.beside(grads, "grads");
-    std::vector<py::object> taken;
-    gradients_.swap(taken);  // let go on every way out
-    taken.clear();
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      taken.push_back(list[i]);
-      table_.read_gradient(i, taken.back().ptr(), &tensors_[i].g, true);
-    }
-    gradients_ = std::move(taken);
+    this->watch_states(param_groups, state,
+                       {"exp_avg", "exp_avg_sq", "momentum_buffer", "sgd_direction", "step"});
   }
 
   void step(const py::object& groups, const py::object& grad_scale, const py::object& found_inf,
@@ -95,7 +69,6 @@ class BlendPlan {
     run(groups, py::none(), py::none(), finish, where, true);
   }
 
-  size_t size() const { return tensors_.size(); }
   int launches() const { return workspace_->launches(); }
 
   // Scratch memory on the device: zeroed float64, as many numbers as workspace_size() says.
@@ -110,14 +83,11 @@ class BlendPlan {
  private:
   void run(const py::object& groups, const py::object& grad_scale, const py::object& found_inf,
            const py::object& finish, const py::object& where, bool hyper) {
-    std::vector<py::object> gradients;
-    gradients.swap(gradients_);  // none is kept alive between steps
-    if (gradients.size() != tensors_.size())
-      throw py::value_error("no gradients: call ready() or set_gradients() before every step");
+    const std::vector<py::object> gradients = this->take_gradients();
     if (workspace_->size() && !workspace_tensor_)
       throw py::value_error("no workspace: call set_workspace() once");
     const py::sequence tuples = sequence(groups, "groups");
-    StepArguments arguments(Backend::kDeviceType, table_);
+    BlendArguments arguments(Backend::kDeviceType, table_);
     std::vector<BlendGroupStep> parsed;
     for (size_t i = 0; i < tuples.size(); ++i) parsed.push_back(arguments.group(tuples[i], i));
     for (size_t i = 0; i < tensors_.size(); ++i) check_place(i, parsed, hyper);
@@ -153,10 +123,6 @@ class BlendPlan {
                             " is None, but a hypergradient needs a gate in every group");
   }
 
-  TensorTable table_;
-  std::vector<BlendTensor> tensors_;
-  std::vector<py::object> gradients_;
-  std::unique_ptr<Watch> watch_;
   std::unique_ptr<typename Backend::Workspace> workspace_;
   py::object workspace_tensor_;
 };
@@ -201,7 +167,7 @@ void bind_blend(py::module_& m) {
   m.def(
       "gate_size",
       [](const py::object& hidden, const py::object& units) {
-        return gate_size(int(integer(hidden, {"hidden"}, 0, StepArguments::kMaxHidden)),
+        return gate_size(int(integer(hidden, {"hidden"}, 0, BlendArguments::kMaxHidden)),
                          integer(units, {"units"}, 0, INT32_MAX));
       },
       py::arg("hidden"), py::arg("units"), "The length of the gate's vector.");

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 
+#include "bind_adam.hpp"
 #include "bind_attention.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
+#include "cpu/attention.hpp"
+#include "cpu/adam.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
 #include "cpu/linear_candidates.hpp"
@@ -42,6 +45,20 @@ struct CpuBackend {
   }
   static void hypergradient(const BlendStep& step, Workspace& w, uintptr_t threads) {
     cpu::blend_hypergradient(step, w.chunks, w.partials, sane(threads));
+  }
+  struct AdamWorkspace {
+    std::vector<Chunk> chunks;
+    std::vector<double> partials;
+    explicit AdamWorkspace(const std::vector<AdamTensor>& tensors) {
+      for (size_t i = 0; i < tensors.size(); ++i) cut(chunks, uint32_t(i), tensors[i].numel);
+      partials.resize(chunks.size());
+    }
+    int64_t size() const { return 0; }
+    void set(double*) {}
+    int launches() const { return 1; }
+  };
+  static void adam(const AdamStep& step, AdamWorkspace& w, uintptr_t threads) {
+    cpu::adam_step(step, w.chunks, w.partials, sane(threads));
   }
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t threads) {
     cpu::regression_trials(o, t, sane(threads));
@@ -91,9 +108,10 @@ PYBIND11_MODULE(_C, m) {
       py::arg("torch"), py::arg("dlpack") = true, py::arg("handles") = true,
       "Bind to the imported torch; True when tensors are read through the DLPack exchange API.");
   m.def("instruction_set", &unstuck::cpu::instruction_set, "The clone that the loader chose.");
+  unstuck::bind_adam<unstuck::CpuBackend>(m);
   unstuck::bind_blend<unstuck::CpuBackend>(m);
   unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
-  unstuck::bind_attention(m);
+  unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);
 }

@@ -1,8 +1,10 @@
 // The module unstuck._cuda: kernels on NVIDIA GPUs. Compiled with UNSTUCK_EMULATED it is the test
 // suite's module, whose kernels run on the CPU.
+#include "bind_adam.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_objectives.hpp"
+#include "cuda/adam.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
@@ -27,6 +29,15 @@ struct CudaBackend {
   }
   static void hypergradient(const BlendStep& step, const Workspace& w, uintptr_t stream) {
     cuda::check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
+  }
+  struct AdamWorkspace : cuda::AdamLaunches {
+    using AdamLaunches::AdamLaunches;
+    int64_t size() const { return workspace_size(); }
+    void set(double* memory) { workspace = memory; }
+    int launches() const { return int(list.size()); }
+  };
+  static void adam(const AdamStep& step, const AdamWorkspace& w, uintptr_t stream) {
+    cuda::check(cuda::adam_step(step, w, reinterpret_cast<void*>(stream)));
   }
 
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t stream) {
@@ -72,6 +83,7 @@ PYBIND11_MODULE(_cuda, m) {
         return py::make_tuple(error, error ? unstuck::cuda::error_text(error) : "", count);
       },
       "What the driver says: error code (0: none), its text, and the number of devices.");
+  unstuck::bind_adam<unstuck::CudaBackend>(m);
   unstuck::bind_blend<unstuck::CudaBackend>(m);
   unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
   unstuck::bind_trials<unstuck::CudaBackend>(m);

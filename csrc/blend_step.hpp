@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "core/dtype.hpp"
+#include "core/scalar.hpp"
 #include "math/gate.hpp"
 
 namespace unstuck {
@@ -19,15 +20,6 @@ struct BlendTensor {
   bool had_previous;               // the last step moved it
   int32_t group;
   int32_t unit;  // of its group's gate
-};
-
-// A scalar that may lie in a tensor on the device of the parameters.
-struct Scalar {
-  const void* data = nullptr;  // null: the number in the group holds
-  bool is_double = false;
-  UNSTUCK_HD double load() const {
-    return is_double ? *static_cast<const double*>(data) : double(*static_cast<const float*>(data));
-  }
 };
 
 struct BlendGroupStep {

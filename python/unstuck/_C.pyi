@@ -8,12 +8,55 @@ from torch import Tensor
 
 __version__: str
 
+class AdamPlan:
+    """The tensors of an Adam step, checked once and watched between steps."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        groups: Sequence[int],
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def launches(self) -> int:
+        """Parallel regions or kernel launches that a step makes."""
+
+    def ready(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
+        """Whether the plan still describes the optimizer; reads the gradients."""
+
+    def set_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Take these gradients; ValueError names the one that does not fit."""
+
+    def set_workspace(self, workspace: Tensor) -> None:
+        """Lend zeroed scratch memory on the device, once."""
+
+    def step(
+        self,
+        groups: Sequence[tuple[Any, ...]],
+        stats: Tensor | None,
+        tracking: tuple[Any, ...],
+        finish: bool,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        where: int,
+    ) -> None:
+        """One step; `where` is threads or the stream."""
+
+    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
+        """Remember the optimizer that the tensors came from, for ready()."""
+
+    def workspace_size(self) -> int:
+        """float64 numbers that set_workspace() needs."""
+
 class AttentionPlan(CandidatePlan):
     """Adaptive attention search on one objective."""
 
     def __init__(self, landscape: int, parameters: Sequence[float], dim: int) -> None: ...
     def steps(
         self,
+        data: tuple[Any, ...] | None,
         region: tuple[Any, ...],
         path: Tensor,
         beta: float,
@@ -27,7 +70,9 @@ class AttentionPlan(CandidatePlan):
     ) -> tuple[int, float, float, float, int, float, bool]:
         """Iterations; returns how many, sigma, beta, effective sample size and finite losses.
 
-        Those are of the last one; then come the best loss, and whether it is new.
+        Those are of the last one; then come the best loss, and whether it is new. `data` is None
+        for the plan's landscape, ``("regression", X, y, lam, kappa, logistic)`` or
+        ``("net", X, y, cross_entropy, hidden, outputs)``.
         """
 
 class BlendPlan:
@@ -244,3 +289,6 @@ def regression_trials(
     where: int,
 ) -> None:
     """Losses of a regression at w - rates d and, unless moved is None, the step they decide on."""
+
+def stagnation_header() -> int:
+    """Numbers before the windows of a statistics vector."""

@@ -1,6 +1,7 @@
 """unstuck's kernels on NVIDIA GPUs."""
 
 # The same names, for tensors on CUDA devices.
+from unstuck._C import AdamPlan as AdamPlan
 from unstuck._C import BlendPlan as BlendPlan
 from unstuck._C import CandidatePlan as CandidatePlan
 from unstuck._C import gate_layout as gate_layout
@@ -11,6 +12,7 @@ from unstuck._C import net_trials as net_trials
 from unstuck._C import noise_forms as noise_forms
 from unstuck._C import noise_words as noise_words
 from unstuck._C import regression_trials as regression_trials
+from unstuck._C import stagnation_header as stagnation_header
 
 __version__: str
 

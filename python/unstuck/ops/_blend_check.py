@@ -50,30 +50,30 @@ def check(
         if name == "units":
             limit = 2**31 - 1 if group.gate is None else group.units - 1
             for i, unit in enumerate(column):
-                _integer(f"units[{i}]", unit, 0, limit)
+                check_integer(f"units[{i}]", unit, 0, limit)
         elif name == "had_previous":
             for i, value in enumerate(column):
-                _flag(f"had_previous[{i}]", value)
+                check_flag(f"had_previous[{i}]", value)
         else:
             for i, x in enumerate(column):
                 if x is not None or not optional:
-                    _check_cell(f"{name}[{i}]", x, rows.params[i], scalar=name == "steps")
+                    check_cell(f"{name}[{i}]", x, rows.params[i], scalar=name == "steps")
     scalars: list[tuple[str, Tensor]] = []
     for label, y in (("grad_scale", grad_scale), ("found_inf", found_inf)):
         if y is not None:
-            _check_scalar(label, y, device, (torch.float32,))
+            check_scalar(label, y, device, (torch.float32,))
             scalars.append((label, y))
     rates = [("group.lr", group.lr)]
     rates += [("group.alpha", group.alpha)] if group.gate is None else []
     for label, z in rates:
         if isinstance(z, Tensor):
-            _check_scalar(label, z, device, (torch.float32, torch.float64))
+            check_scalar(label, z, device, (torch.float32, torch.float64))
             scalars.append((label, z))
     for label, x in (("group.gate", group.gate), ("group.sums", group.sums)):
         if x is not None and x.device != device:
             raise ValueError(f"{label} must be on the device of the parameters, not {x.device}")
     read = [(f"grads[{i}]", grad) for i, grad in enumerate(rows.grads)]
-    _check_memory(list(rows.written(group)), read + scalars)
+    check_memory(list(rows.written(group)), read + scalars)
     plain: dict[str, Any] = {name: float(getattr(group, name)) for name in NUMBERS}
     plain |= {name: bool(getattr(group, name)) for name in FLAGS}
     plain |= {} if isinstance(group.lr, Tensor) else {"lr": float(group.lr)}
@@ -83,7 +83,8 @@ def check(
 
 
 # ---------------------------------------------------------------- numbers
-def _number(name: str, x: Any, *, low: float = -math.inf) -> float:
+def check_number(name: str, x: Any, *, low: float = -math.inf) -> float:
+    """Return a finite number of at least `low`, or raise."""
     try:
         value = float(x) if not isinstance(x, (str, bytes, bytearray)) else None
     except Exception as error:
@@ -96,7 +97,8 @@ def _number(name: str, x: Any, *, low: float = -math.inf) -> float:
     return value
 
 
-def _integer(name: str, x: Any, low: int, high: int) -> None:
+def check_integer(name: str, x: Any, low: int, high: int) -> None:
+    """Raise unless `x` is an integer of the range."""
     try:
         value = operator.index(x)
     except Exception as error:
@@ -105,51 +107,47 @@ def _integer(name: str, x: Any, low: int, high: int) -> None:
         raise ValueError(f"{name} must be from {low} to {high}, not {shown(x)}")
 
 
-def _flag(name: str, x: Any) -> None:
+def check_flag(name: str, x: Any) -> None:
+    """Raise unless `x` is True or False."""
     if not isinstance(x, (int, np.bool_)):
         raise TypeError(f"{name} must be True or False, not {shown(x)}")
 
 
 def _check_numbers(group: Group) -> None:
-    lr = 1.0 if isinstance(group.lr, Tensor) else _number("group.lr", group.lr, low=0)
+    lr = 1.0 if isinstance(group.lr, Tensor) else check_number("group.lr", group.lr, low=0)
     for name in ("sgd_lr_ratio", "eps", "weight_decay", "momentum"):
-        _number(f"group.{name}", getattr(group, name), low=0)
+        check_number(f"group.{name}", getattr(group, name), low=0)
     if not math.isfinite(lr * group.sgd_lr_ratio):
         raise ValueError(
             "group.sgd_lr_ratio times lr must be finite, but they are "
             f"{group.sgd_lr_ratio} and {lr}"
         )
-    _number("group.dampening", group.dampening)
+    check_number("group.dampening", group.dampening)
     for name in ("beta1", "beta2"):
-        if not 0 <= _number(f"group.{name}", getattr(group, name)) < 1:
+        if not 0 <= check_number(f"group.{name}", getattr(group, name)) < 1:
             raise ValueError(f"group.{name} must be in [0, 1), not {shown(getattr(group, name))}")
     for name in FLAGS:
-        _flag(f"group.{name}", getattr(group, name))
+        check_flag(f"group.{name}", getattr(group, name))
     if group.gate is None:
         given = isinstance(group.alpha, Tensor)
-        if not given and not 0 <= _number("group.alpha", group.alpha) <= 1:
+        if not given and not 0 <= check_number("group.alpha", group.alpha) <= 1:
             raise ValueError(f"group.alpha must be in [0, 1], not {shown(group.alpha)}")
         if group.sums is not None:
             raise ValueError("group.sums are for a gate, but the group has none")
         return
-    _integer("group.hidden", group.hidden, 0, MAX_HIDDEN)
-    _integer("group.units", group.units, 1, 2**31 - 1)
+    check_integer("group.hidden", group.hidden, 0, MAX_HIDDEN)
+    check_integer("group.units", group.units, 1, 2**31 - 1)
     for name in ("learn", "normalize"):
-        _flag(f"group.{name}", getattr(group, name))
+        check_flag(f"group.{name}", getattr(group, name))
     for name in ("meta_lr", "total_steps"):
-        _number(f"group.{name}", getattr(group, name), low=0)
+        check_number(f"group.{name}", getattr(group, name), low=0)
     sizes = {
         "gate": gate_ops.size(group.hidden, group.units),
         "sums": group.units * gate_ops.SUMS,
     }
     for name, size in sizes.items():
         x = getattr(group, name)
-        _check_readable(f"group.{name}", x)
-        if x.dtype != torch.float64 or x.shape != (size,) or not x.is_contiguous():
-            raise ValueError(
-                f"group.{name} must be a contiguous float64 vector of {size} numbers; "
-                f"it is {_described(x)}"
-            )
+        check_vector(f"group.{name}", x, size)
 
 
 # ---------------------------------------------------------------- tensors
@@ -198,10 +196,20 @@ def _has_memory(x: Tensor) -> bool:
         return False
 
 
-def _check_cell(name: str, x: Any, model: Tensor, *, scalar: bool) -> None:
+def check_vector(name: str, x: Any, size: int) -> None:
+    """Raise unless `x` is a contiguous float64 vector of that size."""
+    _check_readable(name, x)
+    if x.dtype != torch.float64 or x.shape != (size,) or not x.is_contiguous():
+        raise ValueError(
+            f"{name} must be a contiguous float64 vector of {size} numbers; it is {_described(x)}"
+        )
+
+
+def check_cell(name: str, x: Any, model: Tensor, *, scalar: bool) -> None:
+    """Raise unless a step can take `x` beside the parameter `model`."""
     _check_readable(name, x)
     if scalar:
-        _check_scalar(name, x, model.device, (torch.float32,))
+        check_scalar(name, x, model.device, (torch.float32,))
         return
     if x.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, not {x.dtype}")
@@ -225,9 +233,10 @@ def _same_strides(x: Tensor, y: Tensor) -> bool:
     return all(a == b or n == 1 for a, b, n in pairs)
 
 
-def _check_scalar(
+def check_scalar(
     name: str, x: Any, device: torch.device | None, dtypes: tuple[torch.dtype, ...]
 ) -> None:
+    """Raise unless `x` is one number of these dtypes on the device."""
     _check_readable(name, x)
     if x.dtype not in dtypes or x.numel() != 1 or x.device != (device or x.device):
         raise ValueError(
@@ -236,7 +245,7 @@ def _check_scalar(
         )
 
 
-def _check_memory(written: list[tuple[str, Tensor]], read: list[tuple[str, Tensor]]) -> None:
+def check_memory(written: list[tuple[str, Tensor]], read: list[tuple[str, Tensor]]) -> None:
     """Raise when something that is written shares memory with anything else."""
     spans = []
     for name, x in written + read:

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["blend_foreach", "blend_hypergradient", "blend_step"]
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """16-bit numbers are computed in float32."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _scalar(x: Tensor | float) -> Tensor | float:
+def as_scalar(x: Tensor | float) -> Tensor | float:
     """Rates are computed in float64, as the kernels do."""
     return x.double().reshape(()) if isinstance(x, Tensor) else x
 
 
 def _rates(group: Group) -> tuple[Tensor | float, Tensor | float]:
-    lr = _scalar(group.lr)
+    lr = as_scalar(group.lr)
     return lr, lr * group.sgd_lr_ratio
 
 
 def _alpha(group: Group, unit: int) -> Tensor | float:
     if group.gate is None:
-        return _scalar(group.alpha)
+        return as_scalar(group.alpha)
     return gate_ops.units_of(group.gate, group.hidden)[unit, Unit.ALPHA]
 
 
@@ -77,7 +77,7 @@ def _kept_direction(
 ) -> Tensor:
     """Return the SGD direction of the previous step, from wherever the state tells it."""
     if direction is not None:
-        return _widen(direction)
+        return widen(direction)
     return m / (1 - group.beta1) if buffer is None else buffer
 
 
@@ -125,12 +125,12 @@ def blend_step(
     ):
         buffer = momentum_buffers[i] if momentum_buffers else None
         direction = directions[i] if directions else None
-        w, m, v = _widen(p), _widen(exp_avg), _widen(exp_avg_sq)
+        w, m, v = widen(p), widen(exp_avg), widen(exp_avg_sq)
         if torch.is_grad_enabled():
             w = w.clone()  # autograd may need it after p has been written
-        b = None if buffer is None else _widen(buffer)
+        b = None if buffer is None else widen(buffer)
         alpha = _alpha(group, units[i])
-        g = -_widen(grad) if group.maximize else _widen(grad)
+        g = -widen(grad) if group.maximize else widen(grad)
         if grad_scale is not None:
             g = g / grad_scale.reshape(()).to(g.dtype)
         t = count.reshape(()) + 1
@@ -231,10 +231,10 @@ def blend_hypergradient(
     for i, (p, grad, exp_avg, exp_avg_sq, count) in enumerate(
         zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True)
     ):
-        g = -_widen(grad) if group.maximize else _widen(grad)
-        w, m, v = _widen(p), _widen(exp_avg), _widen(exp_avg_sq)
+        g = -widen(grad) if group.maximize else widen(grad)
+        w, m, v = widen(p), widen(exp_avg), widen(exp_avg_sq)
         buffer = momentum_buffers[i] if momentum_buffers else None
-        buffer = None if buffer is None else _widen(buffer)
+        buffer = None if buffer is None else widen(buffer)
         kept = _kept_direction(group, m, buffer, directions[i] if directions else None)
         difference = _previous_difference(group, units[i], had_previous[i], w, m, v, kept, count)
         row = _sums(group)[units[i]]

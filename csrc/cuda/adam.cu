@@ -1,0 +1,221 @@
+// The Adam step on CUDA: one launch for all tensors of a parameter group, see math/adam.hpp for the
+// formula. A block steps one chunk of one tensor; the last block to finish adds the blocks' sums of
+// squared gradients up and counts the steps, and that of the last launch makes the tests of
+// math/stagnation.hpp.
+#include "cuda/adam.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "core/block.hpp"
+#include "core/chunk.hpp"
+#include "core/half.hpp"
+
+namespace unstuck::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// Everything about the tensors of one launch; passed by value, so that a step needs no copy to the
+// device and a CUDA graph holds all of it.
+template <int Bytes>
+struct AdamPack {
+  static constexpr int kTensorBytes = 5 * sizeof(void*) + sizeof(int64_t) + 2 * sizeof(uint32_t);
+  static constexpr int kMost = Bytes / kTensorBytes;
+  void *w[kMost], *m[kMost], *v[kMost];
+  const void* g[kMost];
+  float* step[kMost];
+  int64_t numel[kMost];
+  uint32_t first_chunk[kMost];  // of the launch
+  uint32_t aligned[kMost];
+  int count;
+};
+
+struct AdamTail {
+  const float *loss_scale, *found_inf;
+  double *partials, *stats;  // partials: one a block
+  unsigned* ticket;
+  StagnationConfig config;
+  bool finish;
+};
+// Leaves room for the group, the tail and the pack's own count.
+using Pack = AdamPack<kParameterBytes - int(sizeof(AdamGroupStep) + sizeof(AdamTail)) - 64>;
+static_assert(sizeof(Pack) + sizeof(AdamGroupStep) + sizeof(AdamTail) <= kParameterBytes,
+              "a launch takes more arguments than the device accepts");
+
+template <class T, int N>
+struct alignas(N * sizeof(T)) AdamVector {
+  T x[N];
+};
+
+__device__ int adam_tensor_of(const Pack& pack, uint32_t chunk) {
+  int low = 0, high = pack.count - 1;  // the last tensor that starts at or before the chunk
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (pack.first_chunk[middle] <= chunk)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+// N elements; returns the sum of their squared gradients.
+template <class T, int N>
+__device__ arithmetic_t<T> adam_elements(const Pack& pack, int t, int64_t i,
+                                         const AdamCoefs<arithmetic_t<T>>& c) {
+  using R = arithmetic_t<T>;
+  using V = AdamVector<T, N>;
+  V *const w = (V*)((T*)pack.w[t] + i), *const m = (V*)((T*)pack.m[t] + i),
+           *const v = (V*)((T*)pack.v[t] + i);
+  V W = *w, M = *m, Q = *v;
+  const V G = *(const V*)((const T*)pack.g[t] + i);
+  R squares = 0;
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    R wk = widen(W.x[k]), mk = widen(M.x[k]), vk = widen(Q.x[k]);
+    const R g = adam_element(wk, R(widen(G.x[k])), mk, vk, c);
+    W.x[k] = narrow<T>(wk);
+    M.x[k] = narrow<T>(mk);
+    Q.x[k] = narrow<T>(vk);
+    squares += g * g;
+  }
+  *w = W;
+  *m = M;
+  *v = Q;
+  return squares;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    adam_kernel(GPU_GRID_CONSTANT(Pack) pack, GPU_GRID_CONSTANT(AdamGroupStep) group,
+                GPU_GRID_CONSTANT(AdamTail) tail) {
+  using R = arithmetic_t<T>;
+  __shared__ AdamCoefs<R> coefs;
+  __shared__ double shared[kThreads / 32];
+  if (tail.found_inf && *tail.found_inf != 0) return;
+
+  const int t = adam_tensor_of(pack, blockIdx.x);
+  if (threadIdx.x == 0)
+    coefs = narrowed<R>(adam_coefficients(group.resolved(), double(*pack.step[t]) + 1,
+                                          tail.loss_scale ? double(*tail.loss_scale) : 1.0));
+  __syncthreads();
+  const AdamCoefs<R> c = coefs;
+  R squares = 0;
+  const uint32_t chunk = blockIdx.x - pack.first_chunk[t];
+  const int64_t begin = chunk_begin(chunk), end = chunk_end(chunk, pack.numel[t]);
+  int64_t i = begin;
+  if (pack.aligned[t]) {
+    constexpr int N = 16 / int(sizeof(T));
+    const int64_t whole = begin + (end - begin) / N * N;
+#pragma unroll 2
+    for (i = begin + int64_t(threadIdx.x) * N; i < whole; i += int64_t(kThreads) * N)
+      squares += adam_elements<T, N>(pack, t, i, c);
+    i = whole;
+  }
+  for (i += threadIdx.x; i < end; i += kThreads) squares += adam_elements<T, 1>(pack, t, i, c);
+
+  if (tail.stats) {
+    const double x[1] = {double(squares)};
+    const double total = block_sums(x, shared);
+    if (threadIdx.x == 0) tail.partials[blockIdx.x] = total;
+  }
+  if (!last_block(tail.ticket)) return;
+
+  for (int s = int(threadIdx.x); s < pack.count; s += kThreads) *pack.step[s] += 1;
+  if (!tail.stats) return;
+  double x[1] = {};
+  for (unsigned b = threadIdx.x; b < gridDim.x; b += kThreads) x[0] += tail.partials[b];
+  const double total = block_sums(x, shared);
+  if (threadIdx.x != 0) return;
+  tail.stats[kGradSquares] += total;
+  if (tail.finish) track(tail.stats, tail.config);
+}
+
+template <class T>
+void launch(const Pack& pack, const AdamGroupStep& group, const AdamTail& tail, uint32_t blocks,
+            cudaStream_t stream) {
+  GPU_LAUNCH((adam_kernel<T>), blocks, kThreads, 0, stream, pack, group, tail);
+}
+
+bool is_aligned(const AdamTensor& t) {
+  return (uintptr_t(t.w) | uintptr_t(t.g) | uintptr_t(t.m) | uintptr_t(t.v)) % 16 == 0;
+}
+
+}  // namespace
+
+AdamLaunches::AdamLaunches(const std::vector<AdamTensor>& tensors) {
+  std::map<std::pair<int32_t, int>, std::vector<uint32_t>> kinds;
+  for (size_t i = 0; i < tensors.size(); ++i)
+    kinds[{tensors[i].group, int(tensors[i].dtype)}].push_back(uint32_t(i));
+  for (const auto& kind : kinds) {
+    std::vector<uint32_t> some;
+    uint64_t chunks = 0;
+    const auto close = [&] {
+      list.push_back({some, kind.first.first, uint32_t(chunks), partials});
+      partials += int64_t(std::max<uint64_t>(1, chunks));
+      some.clear();
+      chunks = 0;
+    };
+    for (uint32_t row : kind.second) {
+      const uint64_t mine = chunks_of(tensors[row].numel);
+      // 2^31 - 1 blocks are the most of a launch; one tensor of 2^45 elements does not exist.
+      if (int(some.size()) == Pack::kMost || chunks + mine > 0x7fffffffu) close();
+      some.push_back(row);
+      chunks += mine;
+    }
+    close();
+  }
+}
+
+int64_t AdamLaunches::workspace_size() const { return partials + int64_t(list.size()); }
+
+int adam_step(const AdamStep& step, const AdamLaunches& launches, void* stream) {
+  Pack pack;
+  for (size_t n = 0; n < launches.list.size(); ++n) {
+    const AdamLaunch& l = launches.list[n];
+    pack.count = int(l.rows.size());
+    uint32_t chunk = 0;
+    for (int i = 0; i < pack.count; ++i) {
+      const AdamTensor& t = step.tensors[l.rows[size_t(i)]];
+      pack.w[i] = t.w;
+      pack.g[i] = t.g;
+      pack.m[i] = t.m;
+      pack.v[i] = t.v;
+      pack.step[i] = t.step;
+      pack.numel[i] = t.numel;
+      pack.first_chunk[i] = chunk;
+      pack.aligned[i] = is_aligned(t);
+      chunk += chunks_of(t.numel);
+    }
+    const AdamTail tail{
+        step.loss_scale,
+        step.found_inf,
+        launches.workspace + l.first_partial,
+        step.stats,
+        reinterpret_cast<unsigned*>(launches.workspace + launches.partials + int64_t(n)),
+        step.config,
+        step.finish && n + 1 == launches.list.size()};
+    const AdamGroupStep& group = step.groups[l.group];
+    const uint32_t blocks = std::max(1u, l.chunks);
+    const auto s = static_cast<cudaStream_t>(stream);
+    switch (step.tensors[l.rows[0]].dtype) {
+      case DType::f32:
+        launch<float>(pack, group, tail, blocks, s);
+        break;
+      case DType::f64:
+        launch<double>(pack, group, tail, blocks, s);
+        break;
+      case DType::bf16:
+        launch<bfloat16>(pack, group, tail, blocks, s);
+        break;
+      default:
+        launch<float16>(pack, group, tail, blocks, s);
+    }
+    if (const cudaError_t error = cudaGetLastError()) return int(error);
+  }
+  return 0;
+}
+
+}  // namespace unstuck::cuda

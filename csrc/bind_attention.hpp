@@ -1,45 +1,52 @@
 // Entry point of attention search: unstuck.ops.attention is the Python side.
 #pragma once
 #include "bind_candidates.hpp"
-#include "cpu/attention.hpp"
+#include "bind_data.hpp"
 
 namespace unstuck {
 
-class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
- public:
-  using CandidatePlan::CandidatePlan;
+// A Backend has: Candidates, a backend of CandidatePlan; Scratch; and steps, as in
+// cpu/attention.hpp, which takes the scratch memory of both and the candidates' place.
+template <class Backend>
+class AttentionPlan : public CandidatePlan<typename Backend::Candidates> {
+  using Base = CandidatePlan<typename Backend::Candidates>;
 
-  // region = (mean, sigma, scale, low, high, bound), of which mean and scale are written.
-  py::tuple steps(const py::object& region, const py::object& path, const py::object& beta,
-                  const py::object& share, const py::object& draw, const py::object& wanted,
-                  const py::object& losses, const py::object& best_x, const py::object& best,
-                  const py::object& where) {
-    cpu::AttentionReport report;
+ public:
+  using Base::Base;
+
+  // `data` is None for the plan's landscape, or see read_data(). region = (mean, sigma, scale, low,
+  // high, bound), of which mean and scale are written.
+  py::tuple steps(const py::object& data, const py::object& region, const py::object& path,
+                  const py::object& beta, const py::object& share, const py::object& draw,
+                  const py::object& wanted, const py::object& losses, const py::object& best_x,
+                  const py::object& best, const py::object& where) {
+    AttentionReport report;
     double sigma = 0, temperature = 0;
-    with_dtype(region, [&](auto zero, Arrays& arrays) {
+    Base::with_dtype(region, [&](auto zero, Arrays& arrays) {
       using R = decltype(zero);
       const py::tuple parts = fields(region, "region", 6);
       const auto written = [&](const py::object& o, const char* name) {
-        return static_cast<R*>(arrays.write(o, {name}, {dim_}));
+        return static_cast<R*>(arrays.write(o, {name}, {this->dim_}));
       };
-      const int64_t count = length(losses, "losses");
-      cpu::AttentionState<R> state{written(py::object(parts[0]), "mean"), written(path, "path"),
-                                   written(py::object(parts[2]), "scale"),
-                                   non_negative(py::object(parts[1]), {"sigma"}),
-                                   non_negative(beta, {"beta"})};
+      const int64_t count = Base::length(losses, "losses");
+      AttentionState<R> state{written(py::object(parts[0]), "mean"), written(path, "path"),
+                              written(py::object(parts[2]), "scale"),
+                              non_negative(py::object(parts[1]), {"sigma"}),
+                              non_negative(beta, {"beta"})};
       R* to_best = written(best_x, "best_x");
       R* to = static_cast<R*>(arrays.write(losses, {"losses"}, {count}));
-      RegionView<R> view = read_limits<R>(parts, dim_, arrays);
+      RegionView<R> view = read_limits<R>(parts, this->dim_, arrays);
       view.mean = state.mean;
       view.scale = state.scale;
+      const ObjectiveView objective = this->read_objective(arrays, data, view.bound);
       report.best = real(best, {"best"});
       const double e = non_negative(share, {"share"});
       if (!(e > 0 && e < 1))
         throw py::value_error("share must lie strictly between 0 and 1, not " + shown(share));
       const int64_t n = integer(wanted, {"steps"}, 1, UINT32_MAX);
-      call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
-        cpu::attention_steps(objective(), view, drawn, count, n, e, state, to, to_best, report,
-                             scratch_, attention_, place);
+      this->template call<R>(arrays, draw, where, [&](const auto& drawn, auto place) {
+        Backend::steps(objective, view, drawn, count, n, e, state, to, to_best, report,
+                       this->scratch_, attention_, place);
       });
       sigma = state.sigma;
       temperature = state.beta;
@@ -49,6 +56,14 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
   }
 
  private:
+  ObjectiveView read_objective(Arrays& arrays, const py::object& data, Bound bound) const {
+    if (data.is_none()) return this->objective();
+    const ObjectiveView objective = read_data(arrays, data, this->dim_);
+    if (std::holds_alternative<Regression>(objective) && bound != Bound::none)
+      throw py::value_error("a bounded region must be sampled: low must be None");
+    return objective;
+  }
+
   // A number, infinity included.
   static double real(const py::object& o, Where where) {
     const double x = PyFloat_AsDouble(o.ptr());
@@ -59,19 +74,23 @@ class AttentionPlan : public CandidatePlan<cpu::CandidateBackend> {
     return x;
   }
 
-  cpu::AttentionScratch attention_;
+  typename Backend::Scratch attention_;
 };
 
-inline void bind_attention(py::module_& m) {
-  py::class_<AttentionPlan, CandidatePlan<cpu::CandidateBackend>>(
+template <class Backend>
+void bind_attention(py::module_& m) {
+  using Plan = AttentionPlan<Backend>;
+  py::class_<Plan, CandidatePlan<typename Backend::Candidates>>(
       m, "AttentionPlan", py::module_local(), "Adaptive attention search on one objective.")
       .def(py::init<const py::object&, const py::object&, const py::object&>(),
            py::arg("landscape"), py::arg("parameters"), py::arg("dim"))
-      .def("steps", &AttentionPlan::steps, py::arg("region"), py::arg("path"), py::arg("beta"),
-           py::arg("share"), py::arg("draw"), py::arg("steps"), py::arg("losses"),
+      .def("steps", &Plan::steps, py::arg("data"), py::arg("region"), py::arg("path"),
+           py::arg("beta"), py::arg("share"), py::arg("draw"), py::arg("steps"), py::arg("losses"),
            py::arg("best_x"), py::arg("best"), py::arg("where"),
            "Iterations; returns how many, sigma, beta, effective sample size and finite losses of "
-           "the last, the best loss, and whether it is new.");
+           "the last, the best loss, and whether it is new. `data` is None for the plan's "
+           "landscape, ('regression', X, y, lam, kappa, logistic) or ('net', X, y, cross_entropy, "
+           "hidden, outputs).");
 }
 
 }  // namespace unstuck

@@ -2,8 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "bind_region.hpp"
-#include "objective_terms.hpp"
+#include "bind_data.hpp"
 
 namespace unstuck {
 
@@ -13,16 +12,6 @@ namespace unstuck {
 // CPU, and float64 memory of the device on CUDA.
 template <class Backend>
 struct ObjectiveCalls {
-  static Regression regression(Arrays& arrays, const py::object& x, const py::object& y, double lam,
-                               double kappa, bool logistic) {
-    const auto m = arrays.matrix(x, {"X"});
-    return {m.data,        arrays.read_numbers(y, {"y"}, m.rows),
-            m.rows,        m.columns,
-            m.stride,      lam,
-            kappa,         logistic,
-            arrays.dtype()};
-  }
-
   static Trials trials(Arrays& arrays, int64_t dim, const py::object& w, const py::object& d,
                        const py::object& rates, double beta, const py::object& losses,
                        const py::object& p, const py::object& moved, const py::object& rate,
@@ -53,7 +42,7 @@ struct ObjectiveCalls {
                                 const py::object& rate, const py::object& workspace,
                                 uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
-    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    const Regression objective = read_regression(arrays, x, y, lam, kappa, logistic);
     const Trials t =
         trials(arrays, objective.dim, w, d, rates, beta, losses, p, moved, rate, workspace);
     arrays.check_memory();
@@ -111,12 +100,7 @@ struct ObjectiveCalls {
                              int64_t hidden, int64_t outputs, const py::object& region,
                              const py::object& draw, const py::object& losses, uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
-    check_size(hidden, "hidden");
-    check_size(outputs, "outputs");
-    const auto m = arrays.matrix(x, {"X"});
-    const void* labels =
-        cross_entropy ? arrays.read_int64(y, {"y"}, m.rows) : arrays.read_numbers(y, {"y"}, m.rows);
-    const NetData net{m.data, labels, m.rows, m.columns, m.stride, hidden, outputs, cross_entropy};
+    const NetData net = read_net(arrays, x, y, cross_entropy, hidden, outputs);
     candidates(arrays, net.dim(), region, draw, losses, [&](auto view, auto drawn, auto... to) {
       Backend::net_candidates(net, view, drawn, to..., where);
     });
@@ -126,7 +110,7 @@ struct ObjectiveCalls {
                                 bool logistic, const py::object& region, const py::object& draw,
                                 const py::object& losses, uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
-    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    const Regression objective = read_regression(arrays, x, y, lam, kappa, logistic);
     candidates(arrays, objective.dim, region, draw, losses, [&](auto view, auto drawn, auto... to) {
       if (view.bound != Bound::none)
         throw py::value_error("a bounded region must be sampled: low must be None");
@@ -160,18 +144,12 @@ struct ObjectiveCalls {
   static int64_t length(const py::object& o, const char* name) {
     return reader().read(o.ptr(), {name}).numel;
   }
-  static void check_size(int64_t size, const char* name) {
-    if (size < 1 || size > INT32_MAX)
-      throw py::value_error(std::string(name) + " must be from 1 to 2147483647, not " +
-                            std::to_string(size));
-  }
-
   static void regression_gradient(const py::object& x, const py::object& y, double lam,
                                   double kappa, bool logistic, const py::object& w,
                                   const py::object& loss, const py::object& gradient,
                                   uintptr_t where) {
     Arrays arrays(Backend::kDeviceType);
-    const Regression objective = regression(arrays, x, y, lam, kappa, logistic);
+    const Regression objective = read_regression(arrays, x, y, lam, kappa, logistic);
     const void* point = arrays.read_numbers(w, {"w"}, objective.dim);
     void* value = arrays.write_numbers(loss, {"loss"}, 1);
     void* slope = arrays.write_numbers(gradient, {"gradient"}, objective.dim);

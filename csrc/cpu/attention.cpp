@@ -188,7 +188,7 @@ void adapt(AttentionState<R>& s, int64_t dim, const R* shift, R* square, double 
     scale_chunk(n, square + at, level, s.scale + at);
     return 0.0;
   });
-  s.sigma = std::fmax(kSigmaFloor, old * rates.growth(norm) * std::sqrt(level));
+  s.sigma = clamped(old * rates.growth(norm) * std::sqrt(level), kSigmaFloor, kSigmaMax);
 }
 
 template <class R>
@@ -221,9 +221,8 @@ void attention_steps(const ObjectiveView& objective, const RegionView<R>& region
   RegionView<R> now = region;
   for (; report.done < steps; ++draw.key.iteration) {
     now.sigma = R(state.sigma);
-    std::visit(
-        [&](const auto& o) { evaluate(o, now, draw, count, losses, candidates, threads); },
-        objective);
+    std::visit([&](const auto& o) { evaluate(o, now, draw, count, losses, candidates, threads); },
+               objective);
     ++report.done;
     const Losses seen = survey(losses, count);
     report.finite = seen.finite;

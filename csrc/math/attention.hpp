@@ -18,7 +18,7 @@ namespace unstuck {
 constexpr double kShareLow = 0.5, kShareHigh = 1.4;
 constexpr int kTemperRetries = 12;
 constexpr double kStride = 1.2;
-constexpr double kScaleFloor = 1e-6, kSigmaFloor = 1e-30, kBetaMax = 1e30;
+constexpr double kScaleFloor = 1e-6, kSigmaFloor = 1e-30, kSigmaMax = 1e15, kBetaMax = 1e30;
 
 inline double clamped(double x, double low, double high) {
   return x < low ? low : x > high ? high : x;

@@ -187,8 +187,9 @@ def landscape_gradients(
     out: Tensor,
     gradients: Tensor,
     where: int,
+    workspace: Tensor | None = None,
 ) -> None:
-    """A landscape and its gradients at rows of a matrix."""
+    """A landscape and its gradients at rows of a matrix; CUDA wants a `workspace`."""
 
 def noise_forms() -> list[str]:
     """The instruction sets that noise can be drawn with."""

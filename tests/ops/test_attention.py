@@ -13,6 +13,7 @@ from unstuck.ops import _native, attention
 from unstuck.ops.attention import State
 from unstuck.ops.candidates import Draw
 from unstuck.ops.landscapes import Landscape
+from unstuck.ops.objectives import LinearRegression, LogisticRegression, Trapped, TwoLayerNet
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -67,6 +68,109 @@ def test_one_iteration_is_that_of_the_rule(rule, dim, count, antithetic, dtype, 
     assert mine.best == pytest.approx(truth.best, rel=tolerance)
     torch.testing.assert_close(mine.x, truth.x, rtol=tolerance, atol=tolerance)
     assert_alike(ours, theirs, 100 * tolerance)
+
+
+def with_data(kind: str, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(37, 6, generator=generator, dtype=torch.float64).to(dtype)
+    y = (x[:, 0] > 0).to(dtype)
+    if kind == "classes":
+        return TwoLayerNet(x, torch.arange(37) % 3, 5, "cross-entropy")
+    if kind == "trapped":
+        return Trapped(x, y, lam=0.5, kappa=2.0)
+    kinds = {"linear": LinearRegression, "logistic": LogisticRegression}
+    return kinds[kind](x, y) if kind in kinds else TwoLayerNet(x, y, 5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["linear", "logistic", "trapped", "net", "classes"])
+@pytest.mark.parametrize(("count", "antithetic"), [(16, True), (33, False)])
+def test_iterations_on_data_are_those_of_the_rule(rule, kind, count, antithetic, dtype) -> None:
+    objective, draw = with_data(kind, dtype), Draw(7, 3, antithetic=antithetic)
+    ours, theirs = start(objective.dim, dtype), start(objective.dim, dtype)
+    mine = attention.run(objective, ours, draw, count, steps=2)
+    truth = rule(objective, theirs, draw, count, steps=2)
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-5  # the deviates are float32
+    torch.testing.assert_close(mine.losses, truth.losses, rtol=50 * tolerance, atol=50 * tolerance)
+    assert (mine.steps, mine.finite) == (truth.steps, truth.finite) == (2, count)
+    assert mine.best == pytest.approx(truth.best, rel=50 * tolerance)
+    torch.testing.assert_close(mine.x, truth.x, rtol=50 * tolerance, atol=50 * tolerance)
+    assert_alike(ours, theirs, 200 * tolerance)
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic", "trapped", "net", "classes"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_data_in_a_box_or_with_gaps(rule, kind: str, strided: bool) -> None:
+    """What a kernel does not read takes the way of the rule."""
+    objective = with_data(kind, torch.float32)
+    if strided:
+        object.__setattr__(objective, "X", objective.X.T.contiguous().T)
+    low, high = torch.full((objective.dim,), 0.9), torch.full((objective.dim,), 2.1)
+    ours, theirs = start(objective.dim), start(objective.dim)
+    mine = attention.run(objective, ours, Draw(2), 20, low=low, high=high)
+    truth = rule(objective, theirs, Draw(2), 20, low=low, high=high)
+    torch.testing.assert_close(mine.losses, truth.losses, rtol=1e-3, atol=1e-3)
+    assert bool(((mine.x >= low) & (mine.x <= high)).all())
+    assert_alike(ours, theirs, 1e-2)
+
+
+def test_data_turn_by_turn() -> None:
+    """Two objectives of one dimension share a plan, and nothing of each other."""
+    first, second = with_data("linear", torch.float32), with_data("logistic", torch.float32)
+    for objective in (first, second, first):
+        state = start(6)
+        report = attention.run(objective, state, Draw(0), 8)
+        alone = start(6)
+        for kept in (attention._kept, attention.now._kept):
+            vars(kept).clear()
+        again = attention.run(objective, alone, Draw(0), 8)
+        assert torch.equal(report.losses, again.losses)
+        assert torch.equal(state.mean, alone.mean)
+
+
+def test_data_that_does_not_fit_is_refused() -> None:
+    objective = with_data("net", torch.float32)
+    with pytest.raises(ValueError, match=r"region\.mean must have the shape \[41\], not \[6\]"):
+        attention.run(objective, start(6), Draw(0), 8)
+    with pytest.raises(TypeError, match=r"region\.mean must be torch\.float32 as the data"):
+        attention.run(objective, start(41, torch.float64), Draw(0), 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "text"),
+    [
+        (("net",), TypeError, "data must be a tuple of 6 fields"),
+        (("tree", 1, 2, 3, 4, 5), ValueError, "begin with 'regression' or 'net', not 'tree'"),
+        (("net", torch.ones(4, 2), torch.ones(4), False, 0, 1), ValueError, "hidden must be from"),
+        (("net", torch.ones(4, 2), torch.ones(4), False, 9, 1), ValueError, "6 parameters.*not 37"),
+        (("net", torch.ones(4, 3), torch.ones(3), False, 1, 1), ValueError, "y must be 4"),
+        (("net", torch.ones(4, 3), torch.ones(4), True, 1, 1), TypeError, "y must be int64"),
+        (
+            ("regression", torch.ones(4, 6).double(), torch.ones(4), 0.0, 0.0, False),
+            ValueError,
+            "X must be .*float32",
+        ),
+        (
+            ("regression", torch.ones(4, 6), torch.ones(4), math.nan, 0.0, False),
+            ValueError,
+            "lam must be finite",
+        ),
+    ],
+)
+def test_the_entry_point_refuses_data(native: ModuleType, data, error, text) -> None:
+    plan, state = native.AttentionPlan(-1, (), 6), start(6)
+    region = (state.mean, 0.5, state.scale, None, None, "clip")
+    rest = (state.path, 0.0, 0.5, Draw(0), 1, torch.empty(4), torch.empty(6), math.inf, 1)
+    before = state.mean.clone()
+    with pytest.raises(error, match=text):
+        plan.steps(data, region, *rest)
+    boxed = (*region[:3], state.mean - 1, state.mean + 1, "clip")
+    line = ("regression", torch.ones(4, 6), torch.ones(4), 0.0, 0.0, False)
+    with pytest.raises(ValueError, match="low must be None"):
+        plan.steps(line, boxed, *rest)
+    with pytest.raises(ValueError, match="has no objective"):
+        plan.steps(None, region, *rest)
+    assert torch.equal(state.mean, before)
 
 
 @pytest.mark.parametrize("bound", ["clip", "reflect"])
@@ -148,6 +252,18 @@ def test_infinite_losses_weigh_nothing(rule) -> None:
     assert 0 < mine.finite == truth.finite < 64
     assert bool(torch.isfinite(ours.mean).all())
     assert_alike(ours, theirs, 1e-3)
+
+
+def test_a_step_size_that_only_grows_stays_finite(rule) -> None:
+    """A loss that falls for ever, the further out the lower."""
+    for run in (attention.run, rule):
+        state = start(6, sigma=1e15)
+        x = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+        objective = LogisticRegression(x * 1e-15, torch.ones(1))
+        for iteration in range(40):
+            report = run(objective, state, Draw(0, iteration), 16)
+            assert report.finite == 16
+            assert 0 < state.sigma <= 1e15
 
 
 def test_a_minimum_is_found() -> None:

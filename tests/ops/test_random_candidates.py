@@ -18,7 +18,7 @@ from .bad_tensors import KINDS
 from .random_arguments import NUMBERS, OBJECTS, Marked
 from .test_random_arguments import attempt
 
-CALLS = ("losses", "combine", "softmax", "sample", "values")
+CALLS = ("losses", "combine", "softmax", "sample", "values", "steps")
 
 
 def good(choose: random.Random, call: str) -> list[Any]:
@@ -31,11 +31,15 @@ def good(choose: random.Random, call: str) -> list[Any]:
 
     region = Region(
         vector(dim),
-        choose.choice([0.5, vector(count + 2 if call == "sample" else count)]),
-        choose.choice([None, vector(dim)]),
+        0.5 if call == "steps" else choose.choice([0.5, vector(count + (call == "sample") * 2)]),
+        vector(dim) if call == "steps" else choose.choice([None, vector(dim)]),
         *choose.choice([(None, None), (vector(dim) - 2, vector(dim) + 2)]),
         choose.choice(["clip", "reflect"]),
     )
+    line = ("regression", vector(4, dim), vector(4), 0.1, 1.0, region.bound == "clip")
+    net = ("net", vector(4, 41), torch.ones(4, dtype=torch.int64), True, 3, 1)
+    data = choose.choice([None, line if region.low is None else None, net if dim == 130 else None])
+    written = (vector(count), vector(dim))
     draw = Draw(choose.randrange(2**64), 1, 2, choose.choice([True, False]), 10)
     return [
         dim,
@@ -45,6 +49,7 @@ def good(choose: random.Random, call: str) -> list[Any]:
             "softmax": [region, draw, 1.5, vector(count), vector(dim), vector(dim), 2],
             "sample": [region, draw, 2, vector(count, dim), 2],
             "values": [vector(count, dim), vector(count), 2],
+            "steps": [data, region, vector(dim), 0.3, 0.5, draw, *written, 9.0, 2],
         }[call],
     ]
 
@@ -100,12 +105,17 @@ def test_calls(native: ModuleType, call: str, dlpack: bool) -> None:
         for seed in range(700):
             choose = random.Random(seed)
             dim, arguments = good(choose, call)
-            plan = native.CandidatePlan(choose.choice([0, 1, 3, 11]), (), dim)
+            number = choose.choice([0, 1, 3, 11])
+            if call == "steps":
+                steps = native.AttentionPlan(number, (), dim).steps
+                run = lambda *a, steps=steps: steps(*a[:6], 2, *a[6:])  # noqa: E731 not for ever
+            else:
+                run = getattr(native.CandidatePlan(number, (), dim), call)
             kept = tensors(arguments)
             before = content(kept)
             for _ in range(seed % 3):
                 arguments = change(choose, arguments)
-            text = attempt(lambda: getattr(plan, call)(*arguments))  # noqa: B023
+            text = attempt(lambda: run(*arguments))  # noqa: B023
             assert not text or content(kept) == before, text
             outcomes[bool(text)] += 1
     finally:

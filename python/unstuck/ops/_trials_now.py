@@ -46,6 +46,14 @@ def trapped_numbers(objective: Objective) -> tuple[float, float, bool]:
     return 0.0, 0.0, isinstance(objective, LogisticRegression)
 
 
+def kernel_data(objective: Objective) -> tuple[Any, ...]:
+    """Return a net or a regression as the kernels of candidates take it."""
+    X, y = objective.X, objective.y
+    if isinstance(objective, TwoLayerNet):
+        return X, y, objective.loss == "cross-entropy", objective.hidden, objective.outputs
+    return X, y, *trapped_numbers(objective)
+
+
 def step_now(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
     """Try all rates, and take the step that they decide on."""
     w, d, rates = dense(w), dense(d), dense(rates)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _candidates_now as now
-from unstuck.ops import candidates
+from unstuck.ops import candidates, objectives
 from unstuck.ops import reference_attention as rule
+from unstuck.ops._trials_now import kernel_data, kernels
 from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.landscapes import Landscape
+from unstuck.ops.objectives import TwoLayerNet
 from unstuck.ops.reference_attention import SHARE, State
 
 __all__ = ["Report", "State", "run"]
@@ -70,8 +72,8 @@ def run(
     Parameters
     ----------
     objective : Landscape or an objective of :mod:`unstuck.ops.objectives`
-        What is minimised. On a landscape and the CPU all of it is one native call, of which
-        nothing but `losses` has N entries and nothing N D.
+        What is minimised. On the CPU all of it is one native call, of which nothing but `losses`
+        has N entries and nothing N D (but for a regression in a box).
     state : State
         Mean, path and scales [D], step size and temperature.
     draw : Draw
@@ -110,16 +112,11 @@ def run(
     if not 0 < share < 1:
         raise ValueError(f"share must lie strictly between 0 and 1, not {share}")
     region = Region(state.mean, state.sigma, state.scale, low, high, bound)
-    mean = state.mean
-    if (
-        isinstance(objective, Landscape)
-        and isinstance(mean, Tensor)
-        and count >= 0
-        and (module := now.native_for(mean)) is not None
-        and hasattr(module, "AttentionPlan")
-    ):
-        plan = _plan_for(module, objective)
-        return _run_native(plan, state, region, draw, count, share, steps, best)
+    if isinstance(state.mean, Tensor) and count >= 0:
+        module = _module_for(objective, region)
+        if module is not None:
+            plan, data = _plan_for(module, objective)
+            return _run_native(plan, data, state, region, draw, count, share, steps, best)
     candidates.check(region, draw, count)
     x, done = None, 0
     while done < steps:
@@ -133,18 +130,36 @@ def run(
     return report._replace(steps=done, x=x)
 
 
-def _plan_for(module: Any, objective: Landscape) -> Any:
+def _module_for(objective: Any, region: Region) -> Any:
+    """Return the module whose iterations take this objective in this region, or None."""
+    if isinstance(objective, Landscape):
+        module = now.native_for(region.mean)
+        return module if hasattr(module, "AttentionPlan") else None
+    objectives.check_point(objective, region.mean, "region.mean", batch=False)
+    boxed = region.low is not None or region.high is not None
+    if objective.dim > objectives.FUSED or (boxed and not isinstance(objective, TwoLayerNet)):
+        return None
+    return kernels(objective, region.mean, "AttentionPlan")
+
+
+def _plan_for(module: Any, objective: Any) -> tuple[Any, Any]:
+    """Return a plan and what it is to be told of data, which it does not keep."""
+    named, dim = isinstance(objective, Landscape), objective.dim
+    key = (module, objective if named else dim)
     last = getattr(_kept, "plan", None)
-    if last is not None and last[0] is module and last[1] == objective:
-        return last[2]
-    number = now.number_of(objective.name)
-    plan = module.AttentionPlan(number, tuple(objective.parameters), objective.dim)
-    _kept.plan = (module, objective, plan)
-    return plan
+    if last is None or last[0] != key:
+        number = now.number_of(objective.name) if named else -1
+        plan = module.AttentionPlan(number, tuple(objective.parameters) if named else (), dim)
+        _kept.plan = last = (key, plan)
+    if named:
+        return last[1], None
+    kind = "net" if isinstance(objective, TwoLayerNet) else "regression"
+    return last[1], (kind, *kernel_data(objective))
 
 
 def _run_native(
     plan: Any,
+    data: Any,
     state: State,
     region: Region,
     draw: Draw,
@@ -160,6 +175,7 @@ def _run_native(
         high = torch.full_like(mean, math.inf) if high is None else now.dense(high)
         region = region._replace(low=low, high=high)
     done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
+        data,
         region,
         state.path,
         state.beta,

@@ -6,8 +6,6 @@ evaluate it, and :mod:`unstuck.ops.trials` and :mod:`unstuck.ops.candidates` loo
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from unstuck.ops._objective_kinds import (
     Trapped,
     TwoLayerNet,
 )
-from unstuck.ops._trials_now import kernels, trapped_numbers
+from unstuck.ops._trials_now import kernel_data, kernels, trapped_numbers
 from unstuck.ops.candidates import Draw, Region
 
 __all__ = [
@@ -178,19 +176,13 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
 
 def _fused(objective: Objective, region: Region, draw: Draw, losses: Tensor) -> bool:
     """Let a kernel draw and evaluate; False where there is none for this."""
-    X, y, dense = objective.X, objective.y, dense_region(region)
-    data: tuple[Any, ...]
-    if isinstance(objective, TwoLayerNet):
-        what = "net_candidates"
-        classes = objective.loss == "cross-entropy"
-        data = (X, y, classes, objective.hidden, objective.outputs)
-    else:
-        if dense.low is not None:  # bounds are not linear
-            return False
-        what = "linear_candidates"
-        data = (X, y, *trapped_numbers(objective))
+    net, region = isinstance(objective, TwoLayerNet), dense_region(region)
+    if not net and region.low is not None:  # bounds are not linear
+        return False
+    what = "net_candidates" if net else "linear_candidates"
     module = kernels(objective, region.mean, what)
     if module is not None:
         with on(losses.device):
-            getattr(module, what)(*data, dense, draw, losses, where(losses.device))
+            kernel = getattr(module, what)
+            kernel(*kernel_data(objective), region, draw, losses, where(losses.device))
     return module is not None

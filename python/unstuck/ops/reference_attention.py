@@ -24,7 +24,7 @@ Candidates are :math:`x_i = m + \sigma s \epsilon_i` in antithetic pairs. With t
 5. Variances :math:`s^2 \leftarrow (1 - h) s^2 + h q / \sigma^2` (the old sigma) with
    :math:`h = \min(\frac12, \frac{D + 2}{3} \frac{2 (\mu - 2 + 1/\mu)}{(D + 2)^2 + \mu})`;
    then :math:`\sigma \leftarrow \sigma r, s \leftarrow s / r` with r the root mean square of s,
-   s is kept above 1e-6 and sigma above 1e-30.
+   s is kept above 1e-6 and sigma between 1e-30 and 1e15.
 6. :math:`m \leftarrow m + 1.2\, d`.
 
 When no loss is finite, or all finite ones are equal, nothing changes.
@@ -52,7 +52,7 @@ SHARE = 0.5  # e*, the effective sample size over the number of candidates
 BAND = (0.5, 1.4)  # of e*: outside, the weights are taken again
 RETRIES = 12
 SCALE_FLOOR = 1e-6
-SIGMA_FLOOR = 1e-30
+SIGMA_FLOOR, SIGMA_MAX = 1e-30, 1e15  # its square is finite in float32
 BETA_MAX = 1e30
 STRIDE = 1.2
 
@@ -139,6 +139,6 @@ def adapt(state: State, shift: Tensor, square: Tensor, ess: float, beta: float) 
     variance = (1 - rate) * state.scale.square() + (rate / old**2) * square
     level = float(variance.mean())
     state.scale.copy_((variance / level).sqrt().clamp_min(SCALE_FLOOR))
-    state.sigma = max(SIGMA_FLOOR, old * math.exp(growth) * math.sqrt(level))
+    state.sigma = min(SIGMA_MAX, max(SIGMA_FLOOR, old * math.exp(growth) * math.sqrt(level)))
     state.mean.add_(shift, alpha=STRIDE)
     state.beta = beta

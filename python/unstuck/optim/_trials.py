@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-Closure = Callable[[], Any]
-Skip = Callable[..., Any]
+from unstuck.population._closure import (
+    Closure,
+    NoBackward,
+    RandomState,
+    Untouched,
+    as_loss,
+    copies,
+    needs_graph,
+    write,
+)
 
-
-class RandomState:
-    """The state of torch's generators: the CPU's, and those of the parameters' GPUs."""
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self._cpu = torch.get_rng_state()
-        devices = {p.device for p in params if p.is_cuda}
-        self._cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
-
-    def restore(self) -> None:
-        """Put the generators back, so that the same dropout masks are drawn again."""
-        torch.set_rng_state(self._cpu)
-        for device, state in self._cuda.items():
-            torch.cuda.set_rng_state(state, device)
-
-
-class _NoBackward(TorchFunctionMode):
-    """Lets a closure that calls ``loss.backward()`` evaluate its loss alone."""
-
-    skipped = False
-
-    def __torch_function__(
-        self, func: Skip, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.backward:
-            self.skipped = True
-            return None
-        return func(*args, **(kwargs or {}))
-
-
-class _Buffers:
-    """The buffers of every module that runs, as they were before it ran for the first time."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
-        self._hook = register_module_forward_pre_hook(self._keep)
-
-    def _keep(self, module: nn.Module, _: Any) -> None:
-        for name, buffer in module._buffers.items():
-            if buffer is not None and (module, name) not in self._kept:
-                self._kept[module, name] = (buffer, buffer.clone())
-
-    def restore(self) -> None:
-        """Write all of them back: running statistics change without a new version."""
-        with torch.no_grad():
-            for (module, name), (buffer, values) in self._kept.items():
-                buffer.copy_(values)
-                module._buffers[name] = buffer
-
-    def close(self) -> None:
-        self._hook.remove()
+__all__ = ["Closure", "RandomState", "Trials", "as_loss", "copies"]
 
 
 class Trials:
@@ -89,23 +45,22 @@ class Trials:
         self.start = copies(params)
         self.count = 0
         self.value: Any = None  # what the closure returned last
-        self._closure, self._random = closure, random
+        self._closure = closure
+        self._untouched = Untouched(params, random=random)
         self._calls_backward = True  # until it is seen not to
+        self._graph = False  # whether it differentiates itself
 
     def __enter__(self) -> Trials:
-        self._grads = [p.grad for p in self.params]
-        self._after = RandomState(self.params)
-        self._buffers = _Buffers()
+        self._untouched.__enter__()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
-        self._buffers.restore()
-        self._buffers.close()
-        self._after.restore()
-        for p, grad in zip(self.params, self._grads, strict=True):
-            p.grad = grad
+        self._untouched.__exit__(kind, error, where)
         if kind is not None:
             self.write(self.start)
 
@@ -115,46 +70,23 @@ class Trials:
 
     def loss(self) -> Tensor:
         """Evaluate the closure at the parameters as they are: a number in float64."""
-        torch.clear_autocast_cache()  # an enclosing autocast keeps the weights it has cast
-        self._random.restore()
-        with torch.no_grad():
-            if self._calls_backward:
-                with _NoBackward() as mode:
-                    self.value = self._closure()
-                self._calls_backward = mode.skipped
-            else:
-                self.value = self._closure()
-        self._buffers.restore()
+        self._untouched.begin()
+        try:
+            self.value = self._evaluate()
+        except RuntimeError as error:
+            if self._graph or not needs_graph(error):
+                raise
+            self._graph = True
+            return self.loss()
+        self._untouched.buffers.restore()
         self.count += 1
         return as_loss(self.value)
 
-
-def copies(params: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies of the values."""
-    return [p.detach().clone(memory_format=torch.preserve_format) for p in params]
-
-
-def write(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Copy values into parameters, bit for bit where the dtypes are alike."""
-    with torch.no_grad():
-        for p, value in zip(params, values, strict=True):
-            p.copy_(value)
-
-
-def as_loss(value: Any) -> Tensor:
-    """Return a closure's loss as one number in float64, on its device.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When it is not one real number.
-    """
-    if isinstance(value, bool) or not isinstance(value, (Tensor, float, int)):
-        raise TypeError(f"the closure must return the loss, a number or a tensor, not {value!r}")
-    loss = torch.as_tensor(value).detach()
-    if loss.numel() != 1 or loss.is_complex():
-        raise ValueError(
-            f"the closure must return one real number, not {loss.dtype} of shape "
-            f"{tuple(loss.shape)}: reduce the loss, for example by .mean()"
-        )
-    return loss.reshape(()).double()
+    def _evaluate(self) -> Any:
+        with torch.set_grad_enabled(self._graph):
+            if not self._calls_backward:
+                return self._closure()
+            with NoBackward() as mode:
+                value = self._closure()
+            self._calls_backward = mode.skipped
+            return value

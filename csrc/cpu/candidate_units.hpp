@@ -15,13 +15,25 @@ constexpr int64_t kGrain = 16384;  // numbers below which one thread is faster
 
 inline int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// body(begin, end, thread) for parts of [0, n), the same parts for the same number of threads.
+// How many threads share n pieces of work on this many numbers.
+inline int parts_of(int64_t n, int64_t numbers, int threads) {
+#ifdef _OPENMP
+  if (numbers >= kGrain) return int(std::max<int64_t>(1, std::min<int64_t>(threads, n)));
+#endif
+  (void)n;
+  (void)numbers;
+  (void)threads;
+  return 1;
+}
+
+// body(begin, end, part) for parts_of() parts of [0, n), the same parts for the same number of
+// threads.
 template <class Body>
 void split(int64_t n, int64_t numbers, int threads, const Body& body) {
+  const int parts = parts_of(n, numbers, threads);
 #ifdef _OPENMP
-  threads = int(std::min<int64_t>(threads, n));
-  if (threads > 1 && numbers >= kGrain) {
-#pragma omp parallel num_threads(threads)
+  if (parts > 1) {
+#pragma omp parallel num_threads(parts)
     {
       const int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
       body(n * t / all, n * (t + 1) / all, int(t));
@@ -29,8 +41,6 @@ void split(int64_t n, int64_t numbers, int threads, const Body& body) {
     return;
   }
 #endif
-  (void)numbers;
-  (void)threads;
   body(0, n, 0);
 }
 

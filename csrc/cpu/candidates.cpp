@@ -1,136 +1,40 @@
-// Candidates on the CPU. In few dimensions sixteen of them lie beside each other (columns), in many
-// each is drawn in pieces that stay in the first-level cache (rows). Either way a piece of noise is
-// drawn, placed, evaluated and forgotten; what is kept is at most CandidateScratch::kMostNoise.
+// Candidates on the CPU: losses, and moments under any weights, from the noise that the losses left
+// where that is at most CandidateScratch::kMostNoise, else drawn again.
 #include "cpu/candidates.hpp"
 
 #include <algorithm>
 #include <stdexcept>
 
-#include "cpu/candidate_loops.hpp"
-#include "cpu/candidate_units.hpp"
-#include "cpu/landscapes.hpp"
-#include "cpu/noise.hpp"
-#include "math/softmax.hpp"
+#include "cpu/candidate_pass.hpp"
+#include "cpu/candidate_pieces.hpp"
 
 namespace unstuck::cpu {
 
 namespace {
 
 constexpr int64_t W = kNoiseLanes;
-constexpr int64_t kPiece = 512;       // coordinates of a row at a time
-constexpr int64_t kMostColumn = 128;  // above, a candidate is a row
-// One piece of a row, drawn into `noise` where that is kept.
-struct Piece {
-  alignas(64) uint32_t words[kPiece];
-  alignas(64) float local[kPiece];
-
-  const float* draw(const Units& u, int64_t unit, int64_t begin, int64_t n, float* keep) {
-    float* eps = keep ? keep : local;
-    normals_row(u.form, u.draw.key, uint32_t(unit), begin / kNoiseGroup, n, words, eps);
-    return eps;
-  }
-};
-
-struct Column {
-  alignas(64) uint32_t words[4 * W * W];
-  alignas(64) float local[kMostColumn * W];
-
-  const float* draw(const Units& u, int64_t tile, int64_t dim, float* keep) {
-    float* eps = keep ? keep : local;
-    normals_column(u.form, u.draw.key, uint32_t(tile * W), dim, words, eps);
-    return eps;
-  }
-};
 
 template <class R>
 void row_losses(const LandscapeView& objective, const RegionView<R>& region, const Units& u,
                 float* noise, R* losses, int threads) {
-  const LandscapeKernels<R>& kernels = landscape_kernels<R>(objective.landscape);
   const int64_t padded = rounded_up(region.dim, kNoiseGroup);
   split(u.units, u.count * region.dim, threads, [&](int64_t begin, int64_t end, int) {
-    Piece piece;
-    alignas(64) R x[2][W + kPiece];  // the last coordinate of the piece before, then this one
-    for (int64_t unit = begin; unit < end; ++unit) {
-      LandscapeSums sums[2] = {kernels.start, kernels.start};
-      R first[2] = {};
-      for (int64_t c = 0; c < region.dim; c += kPiece) {
-        const int64_t n = std::min(kPiece, region.dim - c);
-        const float* eps = piece.draw(u, unit, c, n, noise ? noise + unit * padded + c : nullptr);
-        for (int64_t s = 0; u.has(unit, s); ++s) {
-          place_row(region, c, n, u.sigma(region, unit, s), eps, x[s] + W);
-          kernels.row(objective.parameters, x[s] + W, c, n, sums[s]);
-          if (c == 0) first[s] = x[s][W];
-          x[s][W - 1] = x[s][W + n - 1];
-        }
-      }
-      for (int64_t s = 0; u.has(unit, s); ++s)
-        losses[unit * u.share + s] =
-            kernels.finish(objective.parameters, sums[s], first[s], x[s][W - 1], region.dim);
-    }
+    RowLosses<R> row(objective, region, u);
+    for (int64_t unit = begin; unit < end; ++unit)
+      row.evaluate(unit, noise ? noise + unit * padded : nullptr, losses);
   });
 }
 
 template <class R>
 void column_losses(const LandscapeView& objective, const RegionView<R>& region, const Units& u,
                    float* noise, R* losses, int threads) {
-  const LandscapeKernels<R>& kernels = landscape_kernels<R>(objective.landscape);
   const int64_t tiles = (u.units + W - 1) / W, size = rounded_up(region.dim, kNoiseGroup) * W;
   split(tiles, u.count * region.dim, threads, [&](int64_t begin, int64_t end, int) {
-    Column column;
-    alignas(64) R x[kMostColumn * W], values[W], sigmas[W];
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const float* eps = column.draw(u, tile, region.dim, noise ? noise + tile * size : nullptr);
-      const bool full = (tile + 1) * W * u.share <= u.count;
-      for (int64_t s = 0; s < u.share; ++s) {
-        // Candidates beyond the last are computed too where that is simpler, and not written.
-        for (int64_t l = 0; l < W; ++l)
-          sigmas[l] = region.sigmas ? u.sigma(region, tile * W + l, s)
-                      : s           ? -region.sigma
-                                    : region.sigma;
-        place_column(region, sigmas, eps, x);
-        kernels.column(objective.parameters, x, region.dim, values);
-        R* to = losses + tile * W * u.share + s;
-        for (int64_t l = 0; l < W && (full || u.has(tile * W + l, s)); ++l)
-          to[l * u.share] = values[l];
-      }
-    }
+    ColumnLosses<R> column(objective, region, u);
+    alignas(64) float local[kMostColumn * W];
+    for (int64_t tile = begin; tile < end; ++tile)
+      column.evaluate(tile, noise ? noise + tile * size : local, losses);
   });
-}
-
-// The weights of a unit's candidates, and what they make of its noise where nothing is bounded.
-template <class R>
-struct UnitWeights {
-  R a[2] = {}, sigma[2] = {}, b = 0, q = 0;
-  bool any = false;
-
-  template <class Weight>
-  UnitWeights(const RegionView<R>& region, const Units& u, const Weight* weights, int64_t unit) {
-    for (int64_t s = 0; u.has(unit, s); ++s) {
-      a[s] = R(weights[unit * u.share + s]);
-      if (a[s] == R(0)) continue;  // it may lie anywhere, infinitely far away too
-      any = true;
-      sigma[s] = u.sigma(region, unit, s);
-      b += a[s] * sigma[s];
-      q += a[s] * sigma[s] * sigma[s];
-    }
-  }
-};
-
-// The same for sixteen whole pairs of one step size; returns whether any has weight.
-template <class R, class Weight>
-bool pair_weights(const Weight* weights, R sigma, R (&a)[2][W], R (&sigmas)[2][W], R (&b)[W],
-                  R (&q)[W]) {
-  R most = 0;
-  for (int64_t l = 0; l < W; ++l) {
-    a[0][l] = R(weights[2 * l]);
-    a[1][l] = R(weights[2 * l + 1]);
-    sigmas[0][l] = sigma;
-    sigmas[1][l] = -sigma;
-    b[l] = a[0][l] * sigma - a[1][l] * sigma;
-    q[l] = a[0][l] * sigma * sigma + a[1][l] * sigma * sigma;
-    most += magnitude(a[0][l]) + magnitude(a[1][l]);
-  }
-  return most != R(0);
 }
 
 template <class R, class Weight>
@@ -139,27 +43,18 @@ void row_moments(const RegionView<R>& region, const Units& u, const Weight* weig
   const int64_t padded = rounded_up(region.dim, kNoiseGroup);
   const int64_t share = rounded_up((region.dim + threads - 1) / threads, kNoiseGroup);
   const int64_t size = std::min(kPiece, share), pieces = (region.dim + size - 1) / size;
+  std::fill_n(shift, region.dim, R(0));
+  std::fill_n(square, region.dim, R(0));
   split(pieces, u.count * region.dim, threads, [&](int64_t begin, int64_t end, int) {
-    Piece piece;
-    alignas(64) R x[kPiece];
     for (int64_t p = begin; p < end; ++p) {
       const int64_t c = p * size, n = std::min(size, region.dim - c);
-      R *to = shift + c, *to_square = square + c;
-      std::fill_n(to, n, R(0));
-      std::fill_n(to_square, n, R(0));
+      PieceSums<R> sums(region, c, n, shift, square);
       for (int64_t unit = 0; unit < u.units; ++unit) {
-        const UnitWeights<R> w(region, u, weights, unit);
+        const UnitWeights<R> w(region, u, weights + unit * u.share, unit);
         if (!w.any) continue;
-        const float* eps = noise ? noise + unit * padded + c : piece.draw(u, unit, c, n, nullptr);
-        if (region.bound == Bound::none) {
-          add_noise(n, eps, w.b, w.q, to, to_square);
-          continue;
-        }
-        for (int64_t s = 0; u.has(unit, s); ++s) {
-          if (w.a[s] == R(0)) continue;
-          place_row(region, c, n, w.sigma[s], eps, x);
-          add_points(n, x, region.mean + c, w.a[s], to, to_square);
-        }
+        const float* eps = noise ? noise + unit * padded + c : sums.next();
+        if (!noise) draw_piece(u, unit, c, n, sums.next());
+        sums.add(w, eps);
       }
     }
   });
@@ -171,56 +66,23 @@ void column_moments(const RegionView<R>& region, const Units& u, const Weight* w
                     int threads) {
   const int64_t dim = region.dim, tiles = (u.units + W - 1) / W;
   const int64_t size = rounded_up(dim, kNoiseGroup) * W;
-  const size_t parts = size_t(std::min<int64_t>(threads, std::max<int64_t>(tiles, 1)));
-  scratch.partials.assign(parts * 2 * size_t(dim), 0.0);
+  const int parts = parts_of(tiles, u.count * dim, threads);
+  scratch.partials.assign(size_t(parts) * 2 * size_t(dim), 0.0);
   split(tiles, u.count * dim, threads, [&](int64_t begin, int64_t end, int part) {
-    Column column;
-    alignas(64) R sums[2][kMostColumn * W], x[kMostColumn * W], a[2][W], sigmas[2][W], b[W], q[W];
-    std::fill_n(sums[0], dim * W, R(0));
-    std::fill_n(sums[1], dim * W, R(0));
+    ColumnSums<R> sums(region, u);
+    alignas(64) float local[kMostColumn * W];
     for (int64_t tile = begin; tile < end; ++tile) {
-      bool any[2] = {};
-      if (u.share == 2 && !region.sigmas && (tile + 1) * W * 2 <= u.count) {
-        any[0] = any[1] = pair_weights(weights + tile * W * 2, region.sigma, a, sigmas, b, q);
-      } else {
-        for (int64_t l = 0; l < W; ++l) {
-          const UnitWeights<R> w(region, u, weights, tile * W + l);
-          b[l] = w.b;
-          q[l] = w.q;
-          for (int64_t s = 0; s < 2; ++s) {
-            a[s][l] = w.a[s];
-            sigmas[s][l] = w.sigma[s];
-            any[s] |= w.a[s] != R(0);
-          }
-        }
-      }
-      if (!any[0] && !any[1]) continue;
-      const float* eps = noise ? noise + tile * size : column.draw(u, tile, dim, nullptr);
-      if (region.bound == Bound::none) {
-        add_noise_column(dim, eps, b, q, sums[0], sums[1]);
-        continue;
-      }
-      for (int64_t s = 0; s < u.share; ++s) {
-        if (!any[s]) continue;
-        place_column(region, sigmas[s], eps, x);
-        add_points_column(dim, x, region.mean, a[s], sums[0], sums[1]);
-      }
+      if (!sums.weigh(tile, weights + tile * W * u.share)) continue;
+      if (!noise) draw_column(u, tile, dim, local);
+      sums.add(noise ? noise + tile * size : local);
     }
-    double* mine = scratch.partials.data() + size_t(part) * 2 * size_t(dim);
-    for (int64_t c = 0; c < dim; ++c)
-      for (int64_t l = 0; l < W; ++l) {
-        mine[c] += double(sums[0][c * W + l]);
-        mine[dim + c] += double(sums[1][c * W + l]);
-      }
+    sums.fold(scratch.partials.data() + size_t(part) * 2 * size_t(dim));
   });
-  const auto total = [&](int64_t at) {
+  for (int64_t i = 0; i < 2 * dim; ++i) {
     double sum = 0;
-    for (size_t p = 0; p < parts; ++p) sum += scratch.partials[p * 2 * size_t(dim) + size_t(at)];
-    return R(sum);
-  };
-  for (int64_t c = 0; c < dim; ++c) {
-    shift[c] = total(c);
-    square[c] = total(dim + c);
+    for (int p = 0; p < parts; ++p)
+      sum += scratch.partials[size_t(p) * 2 * size_t(dim) + size_t(i)];
+    (i < dim ? shift[i] : square[i - dim]) = R(sum);
   }
 }
 
@@ -264,25 +126,26 @@ void candidate_moments(const RegionView<R>& region, const DrawView& draw, const 
     column_moments(region, u, weights, noise, shift, square, scratch, threads);
   else
     row_moments(region, u, weights, noise, shift, square, threads);
-  if (region.bound != Bound::none || !region.scale) return;
-  for (int64_t c = 0; c < region.dim; ++c) {
-    shift[c] *= region.scale[c];
-    square[c] *= region.scale[c] * region.scale[c];
-  }
+  if (region.bound == Bound::none && region.scale)
+    rescale_each(region.dim, region.scale, shift, square);
 }
 
 template <class R>
 double candidate_softmax(const LandscapeView& objective, const RegionView<R>& region,
                          const DrawView& draw, int64_t count, double beta, R* losses, R* shift,
                          R* square, CandidateScratch& scratch, int threads) {
+  if (one_pass(region.dim))
+    return candidate_pass(objective, region, draw, count, beta, losses, shift, square, scratch,
+                          threads);
   candidate_losses(objective, region, draw, count, losses, scratch, threads);
   scratch.weights.resize(size_t(count));
   double* weights = scratch.weights.data();
-  double sum = 0;
-  const double size = softmax_weights(count, losses, beta, weights, sum);
-  for (int64_t i = 0; i < count && sum > 0; ++i) weights[i] /= sum;
+  OnlineSoftmax found;
+  found.scale = beta;
+  softmax_weights(count, losses, weights, found);
+  for (int64_t i = 0; i < count && found.sum > 0; ++i) weights[i] /= found.sum;
   candidate_moments(region, draw, weights, count, shift, square, scratch, threads);
-  return size;
+  return found.effective_size();
 }
 
 template <class R>
@@ -290,12 +153,12 @@ void candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t
                       int64_t count, R* out, int threads) {
   const Units u(draw, first + count);
   split(count, count * region.dim, threads, [&](int64_t begin, int64_t end, int) {
-    Piece piece;
+    alignas(64) float eps[kPiece];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t unit = (first + i) / u.share, s = (first + i) % u.share;
       for (int64_t c = 0; c < region.dim; c += kPiece) {
         const int64_t n = std::min(kPiece, region.dim - c);
-        const float* eps = piece.draw(u, unit, c, n, nullptr);
+        draw_piece(u, unit, c, n, eps);
         place_row(region, c, n, u.sigma(region, unit, s), eps, out + i * region.dim + c);
       }
     }

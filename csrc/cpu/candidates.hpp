@@ -6,6 +6,7 @@
 #include "candidate_terms.hpp"
 #include "core/dlpack.hpp"
 #include "cpu/landscapes.hpp"
+#include "math/softmax.hpp"
 
 namespace unstuck::cpu {
 
@@ -17,6 +18,9 @@ struct CandidateScratch {
   int64_t units = -1, dim = -1;  // what `noise` holds
   std::vector<double> partials;
   std::vector<double> weights;
+  std::vector<OnlineSoftmax> found;  // of the threads of a pass, and their noise and sums
+  std::vector<float> rows;
+  std::vector<char> sums;
 
   // Whether the noise of a draw is still here.
   bool holds(const DrawView& draw, int64_t wanted_units, int64_t wanted_dim) const;
@@ -33,6 +37,11 @@ void candidate_losses(const LandscapeView& objective, const RegionView<R>& regio
 template <class R, class Weight>
 void candidate_moments(const RegionView<R>& region, const DrawView& draw, const Weight* weights,
                        int64_t count, R* shift, R* square, CandidateScratch& scratch, int threads);
+
+// Whether losses and moments under weights of a given temperature come from one pass over the
+// noise, which is a row of noise and two of sums a thread.
+constexpr int64_t kMostPass = int64_t(1) << 18;
+inline bool one_pass(int64_t dim) { return dim <= kMostPass; }
 
 // Losses, and the moments under softmax(-beta L); returns the effective sample size.
 template <class R>
@@ -91,7 +100,7 @@ struct CandidateBackend {
   }
   template <class R>
   static void gradients(const LandscapeView& o, const R* points, int64_t count, int64_t dim, R* out,
-                        R* gradients, int threads) {
+                        R* gradients, Scratch&, int threads) {
     landscape_values(o, points, count, dim, out, gradients, threads);
   }
 };

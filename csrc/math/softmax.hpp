@@ -9,8 +9,9 @@ namespace unstuck {
 
 struct OnlineSoftmax {
   double best = 0;             // the highest score, -beta L
-  double sum = 0, square = 0;  // of exp(score - best), and of its square
+  double sum = 0, square = 0;  // of exp(scale (score - best)), and of its square
   bool empty = true;
+  double scale = 1;  // of the scores: beta where they are -L, and what they have in common cancels
 
   // What everything summed so far is to be multiplied by, now that scores up to `score` come.
   UNSTUCK_HD double raise(double score) {
@@ -20,7 +21,7 @@ struct OnlineSoftmax {
       return 0;
     }
     if (score <= best) return 1;
-    const double factor = exp_negative(best - score);
+    const double factor = exp_negative(scale * (best - score));
     best = score;
     sum *= factor;
     square *= factor * factor;
@@ -28,7 +29,7 @@ struct OnlineSoftmax {
   }
   // The weight of a score that is not above the best, not normalised.
   UNSTUCK_HD double add(double score) {
-    const double weight = exp_negative(score - best);
+    const double weight = exp_negative(scale * (score - best));
     sum += weight;
     square += weight * weight;
     return weight;
@@ -37,7 +38,7 @@ struct OnlineSoftmax {
   UNSTUCK_HD void merge(const OnlineSoftmax& other) {
     if (other.empty) return;
     raise(other.best);
-    const double factor = exp_negative(other.best - best);
+    const double factor = exp_negative(scale * (other.best - best));
     sum += other.sum * factor;
     square += other.square * factor * factor;
   }

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,7 +107,9 @@ class Search(ABC):
         x = self._asked
         if x is None:
             raise RuntimeError("tell() without ask(): call ask() first, then tell its losses")
-        values = torch.as_tensor(losses).detach().to(self._x0.device, torch.float64).reshape(-1)
+        values = torch.as_tensor(losses).detach().to(self._x0.device, torch.float64)
+        if values.ndim != 1:
+            values = values.reshape(-1)
         if values.numel() != x.shape[0]:
             raise ValueError(
                 f"{x.shape[0]} candidates were asked, {values.numel()} losses were told: "
@@ -177,12 +180,13 @@ class Search(ABC):
 
     def _record(self, losses: Tensor, candidate: Callable[[int], Tensor]) -> None:
         """Count, keep the best, and forget the candidates."""
-        finite = torch.where(torch.isfinite(losses), losses, math.inf)
+        values = losses.cpu().numpy()  # a few numbers, mostly: cheaper than in torch
+        finite = np.where(np.isfinite(values), values, np.inf)
         index = int(finite.argmin())
         value = float(finite[index])
         if value < self._best.f:
             self._best = Best(candidate(index).clone(), value)
-        self._nfev += losses.numel()
+        self._nfev += values.size
         self._nit += 1
         self._asked = None
 

@@ -45,6 +45,8 @@ class Covariance:
         )
         self.plus = plus
         self.minus = minus * (scale / -minus.sum())
+        self.total = float(plus.sum() + self.minus.sum())
+        self.usual = math.sqrt(dim) * (1 - 1 / (4 * dim) + 1 / (21 * dim * dim))
         self.path, self.axis = np.zeros(dim), np.zeros(dim)
         self.covariance = np.eye(dim)
         self.root, self.whiten = np.eye(dim), np.eye(dim)  # C^(1/2) B^T and C^(-1/2)
@@ -60,33 +62,38 @@ class Covariance:
         """Move and adapt, from the losses [N] of the candidates x [N, D]; inf for a bad one."""
         dim = self.mean.size
         self.age += 1
-        order = np.argsort(losses, kind="stable")
-        good = int(np.isfinite(losses).sum())
+        order = losses.argsort(kind="stable")
         ranked = losses[order]
-        y = (x[order] - self.mean) / self.sigma
-        plus = self.plus
-        if good < self.popsize:  # what is bad has no say
+        good = self.popsize
+        y = x[order]
+        y -= self.mean
+        y /= self.sigma
+        plus, minus, total = self.plus, self.minus, self.total
+        if ranked[-1] == np.inf:  # what is bad has no say
+            good = int(np.isfinite(losses).sum())
             y[good:] = 0.0
             plus = np.where(np.arange(self.popsize) < good, plus, 0.0)
             plus = plus / plus.sum()
+            minus = np.where(np.arange(self.popsize) < good, minus, 0.0)
+            total = float(plus.sum() + self.minus.sum())
         step = plus @ y
         self.mean = self.mean + self.sigma * step
         c = self.c_path
         self.path = (1 - c) * self.path + math.sqrt(c * (2 - c) * self.mu) * (self.whiten @ step)
-        usual = math.sqrt(dim) * (1 - 1 / (4 * dim) + 1 / (21 * dim * dim))
-        length = math.sqrt(float(self.path @ self.path)) / usual
+        length = math.sqrt(float(self.path @ self.path)) / self.usual
         steady = length / math.sqrt(1 - (1 - c) ** (2 * self.age)) < 1.4 + 2 / (dim + 1)
         c = self.c_axis
         self.axis = (1 - c) * self.axis
         if steady:
             self.axis += math.sqrt(c * (2 - c) * self.mu) * step
         white = y @ self.whiten.T
-        sizes = np.maximum((white * white).sum(1), 1e-12)
-        weights = plus + self.minus * (dim / sizes) * (np.arange(self.popsize) < good)
-        keep = 1 - self.c_one - self.c_rank * float(plus.sum() + self.minus.sum())
+        white *= white
+        sizes = np.maximum(np.add.reduce(white, 1), 1e-12)
+        weights = plus + minus * (dim / sizes)
+        keep = 1 - self.c_one - self.c_rank * total
         keep += 0.0 if steady else self.c_one * c * (2 - c)
         self.covariance *= keep
-        self.covariance += self.c_one * np.outer(self.axis, self.axis)
+        self.covariance += self.c_one * (self.axis[:, None] * self.axis)
         self.covariance += self.c_rank * ((y.T * weights) @ y)
         self.sigma *= math.exp(min(1.0, self.c_path / self.damping * (length - 1)))
         if (self.age - self.decomposed) * (self.c_one + self.c_rank) * dim * 10 > 1:
@@ -124,6 +131,14 @@ class Covariance:
         past = self.history
         if len(past) > 120 + 30 * dim // size and self.age % 10 == 0:
             tail = len(past) * 3 // 10
-            if np.median(past[-tail:]) >= np.median(past[:tail]):
+            if _median(past[-tail:]) >= _median(past[:tail]):
                 self.why = "stagnation"
             self.history = past[-20000:]
+
+
+def _median(values: list[float]) -> float:
+    """Return what ``np.median`` does, in a tenth of its time for few values."""
+    half = len(values) // 2
+    ends = (half,) if len(values) % 2 else (half - 1, half)
+    parts = np.partition(np.array(values), ends)
+    return float(parts[list(ends)].mean())

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from unstuck.search._covariance import Covariance
-from unstuck.search._plain import not_finite
 from unstuck.search._quasi_newton import QuasiNewton
 from unstuck.search._separable import Separable
 from unstuck.search._space import Array, Space, pack, unpack
@@ -124,11 +123,13 @@ class PhasedRule:
         name = self._name()
         phase = self.phase[name]
         values = losses.cpu().numpy()
-        values = np.where(np.isfinite(values), values, np.inf)
+        finite = np.isfinite(values)
+        if not finite.all():
+            values = np.where(finite, values, np.inf)
         if name != "separable":
             self.used[self.regime if name == "wide" else "local"] += values.size
         trial = name == "local" and phase.phase == "line"  # one point, that may well be bad
-        self.bad = 0 if trial else not_finite(losses, self.bad)
+        self.bad = 0 if trial or finite.any() else self.bad + 1
         if name == "wide" and not self.bad:
             self.lowest = min(self.lowest, float(values.min()))
             phase.tell(values, x.double().cpu().numpy())

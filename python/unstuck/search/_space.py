@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,19 +36,25 @@ class Space:
         """How many coordinates a point has."""
         return self.x0.size
 
-    @property
+    @cached_property
     def eps(self) -> float:
         """The rounding of a candidate and of its loss, relative."""
         return float(torch.finfo(self.dtype).eps)
 
+    @cached_property
+    def boxed(self) -> bool:
+        """Whether there is any bound."""
+        return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+
     def clip(self, x: Array) -> Array:
         """Return the points moved to the bounds, as the objective will see them."""
-        x = np.clip(x, self.low, self.high)
+        if self.boxed:
+            x = np.minimum(np.maximum(x, self.low), self.high)
         return x if self.dtype == torch.float64 else x.astype(np.float32).astype(np.float64)
 
     def inside(self, x: Array) -> Array:
         """Return the points clipped to or reflected at the bounds, as the objective sees them."""
-        if self.reflect:
+        if self.reflect and self.boxed:
             x = np.where(x < self.low, 2 * self.low - x, x)
             x = np.where(x > self.high, 2 * self.high - x, x)
         return self.clip(x)
@@ -55,7 +62,7 @@ class Space:
     def normals(self, iteration: int, count: int) -> Array:
         """Return the noise [count, D] of `iteration`, in antithetic pairs."""
         eps = noise.normals(self.seed, iteration, _CANDIDATES, 0, count, self.dim, antithetic=True)
-        return eps.double().numpy()
+        return eps.numpy().astype(np.float64)
 
     def uniforms(self, number: int) -> Array:
         """Return D + 2 numbers in (0, 1), other ones for every `number`."""

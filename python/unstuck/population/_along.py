@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 from unstuck.population._closure import Function
 from unstuck.population._swap import Replace
@@ -44,7 +45,8 @@ class Line(Replace):
     """Parameters ``w - r d``, where layers compute ``f(h, w) - r f(h, d)``.
 
     Under vmap over r the first layers' products are shared by all rates, and the others are two
-    products of all activations stacked.
+    products of all activations stacked. Where a later layer is so small that its weights at all
+    rates take no more than the activations, these are made for the time of one product.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ class Line(Replace):
         """Call a layer twice, any other function with values."""
         if func in LAYERS:
             h, w, b, rest, named = three(args, kwargs)
-            if (d := self._ways.get(id(w))) is not None:
+            d = self._ways.get(id(w))
+            if d is not None and not (func is F.linear and self._cheap(h, w)):
                 h, e = self.put(h), self._ways.get(id(b))
                 return self._step(func(h, w, b, *rest, **named), func(h, d, e, *rest, **named))
         elif func in PRODUCTS and len(args) == 2:
@@ -88,6 +91,10 @@ class Line(Replace):
                 return self._step(here, there)
         return super().call(func, args, kwargs)
 
+    def _cheap(self, h: Any, w: Tensor) -> bool:
+        """Whether weights for every rate take less than the activations, and half the products."""
+        n = h.numel() // w.shape[-1] if isinstance(h, Tensor) else 0
+        return is_batchedtensor(h) and w.numel() <= n * sum(w.shape)
+
     def _step(self, here: Tensor, there: Tensor) -> Tensor:
-        real = there.real.dtype if there.is_complex() else there.dtype
-        return here - self._rate.to(here.device, real) * there
+        return torch.addcmul(here, self._rate.to(here.device, here.dtype), there, value=-1)

@@ -42,7 +42,7 @@ class Job:
     shared : bool
         Whether candidates share products.
     gradient : bool
-        Whether gradients are wanted; `batch` then returns one tensor, of points.
+        Whether gradients are wanted; `batch` then returns a tensor for each parameter.
     """
 
     kind: str
@@ -200,7 +200,7 @@ class Evaluator:
         while first < job.count:
             n = min(size, job.count - first)
             try:
-                values, slopes = self._chunk(job, first, n, untouched)
+                losses[first : first + n] = self._chunk(job, first, n, untouched, gradients)
             except torch.OutOfMemoryError:
                 if n == 1:
                     raise
@@ -211,34 +211,35 @@ class Evaluator:
                 self._single(job, first, untouched)  # raises where the closure itself is wrong
                 self._give_up(job, f"{name_of(self.swap.last)}: {error}")
                 return False
-            losses[first : first + n] = values
-            if gradients is not None and slopes is not None:
-                gradients[first : first + n] = slopes
             if first == 0 and probed is not None and not self._agrees(job, untouched, losses[0]):
                 return False
             first += n
         return True
 
     def _chunk(
-        self, job: Job, first: int, n: int, untouched: Untouched
-    ) -> tuple[Tensor, Tensor | None]:
+        self, job: Job, first: int, n: int, untouched: Untouched, gradients: Tensor | None
+    ) -> Tensor:
         """Evaluate candidates `first`, ..., ``first + n - 1`` at once."""
         if self.randomness == "same" or first == 0:
             untouched.begin()
         with torch.no_grad():
-            batch = job.batch(first, n)
+            batch = [x.detach().requires_grad_(job.gradient) for x in job.batch(first, n)]
             own = [b.detach().expand(n, *b.shape).clone() for b in self.changing]
-        if job.gradient:
-            batch = tuple(x.detach().requires_grad_() for x in batch)
         mapped = torch.vmap(job.loss, randomness=self.randomness)
         with torch.set_grad_enabled(job.gradient or self._graph), _attention(self.flat.device):
             losses = mapped(*batch, *own)
-            if not job.gradient:
-                return losses.detach(), None
-            if not losses.requires_grad:
-                return losses, torch.zeros_like(batch[0])
-            (slopes,) = torch.autograd.grad(losses.sum(), batch, allow_unused=True)
-        return losses.detach(), torch.zeros_like(batch[0]) if slopes is None else slopes
+            if gradients is not None:
+                found: Sequence[Tensor | None] = [None] * len(batch)
+                if losses.requires_grad:
+                    found = torch.autograd.grad(losses.sum(), batch, allow_unused=True)
+                self.flat.stack(
+                    [
+                        x.new_zeros(()).expand_as(x) if g is None else g
+                        for x, g in zip(batch, found, strict=True)
+                    ],
+                    gradients[first : first + n],
+                )
+        return losses.detach()
 
     def _check_repeats(self, job: Job, untouched: Untouched) -> None:
         """Raise when another call of the closure sees another batch."""

@@ -28,6 +28,11 @@ class Flat:
         parts = [_real(x.detach()).to(self.device, self.dtype).reshape(-1) for x in tensors]
         return torch.cat(parts)
 
+    def stack(self, tensors: Sequence[Tensor], out: Tensor) -> None:
+        """Write tensors [K, *shape] like the parameters into vectors `out` [K, P]."""
+        for x, part in zip(tensors, torch.split(out, self.sizes, -1), strict=True):
+            part.copy_(_real(x).reshape(part.shape))
+
     def split(self, points: Tensor) -> list[Tensor]:
         """Return vectors [..., P] as tensors [..., *shape] of the parameters' dtypes."""
         lead = points.shape[:-1]

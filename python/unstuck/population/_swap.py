@@ -133,7 +133,8 @@ class Swap:
                 if (value := new.get(id(tensor))) is not None:
                     swapped[name] = value
         try:
-            loss: Tensor = torch.func.functional_call(self._called, swapped, (mode,))
+            if not swapped:
+                return self._called.forward(mode)
+            return torch.func.functional_call(self._called, swapped, (mode,))  # type: ignore[no-any-return]
         finally:
             self.last = mode.last
-        return loss

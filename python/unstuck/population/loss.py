@@ -360,21 +360,12 @@ class PopulationLoss:
 
     def _at(self, points: Tensor, gradient: bool = False) -> Job:
         """Return the evaluation of given points."""
-        if gradient:
-            return Job(
-                "gradients",
-                len(points),
-                lambda first, n: (points[first : first + n],),
-                lambda point, *buffers: self._loss(*self._flat.split(point), *buffers),
-                points.__getitem__,
-                3 * self._stored,
-                gradient=True,
-            )
         return Job(
-            "points",
+            "gradients" if gradient else "points",
             len(points),
             lambda first, n: tuple(self._flat.split(points[first : first + n])),
             self._loss,
             points.__getitem__,
-            self._stored,
+            self._stored * (2 if gradient else 1),
+            gradient=gradient,
         )

@@ -89,6 +89,9 @@ UNSTUCK_CLONES Sums weights_of(const double* losses, int64_t n, double low, doub
   return weigh(losses, n, low, beta, a);
 }
 
+// Whether weights of the share e are near enough to the wanted one.
+bool fits(double e, double share) { return kShareLow * share <= e && e <= kShareHigh * share; }
+
 // Weights of the wanted effective sample size, normalised; beta is left for the next iteration.
 // Returns the effective sample size, 0 when the losses do not differ.
 template <class R>
@@ -100,7 +103,7 @@ double temper(const R* losses, int64_t n, const Losses& s, double share, double&
   const auto ess = [&] { return sums.first * sums.first / sums.second; };
   for (int retry = 0; retry < kTemperRetries; ++retry) {
     const double e = ess() / count;
-    if (kShareLow * share <= e && e <= kShareHigh * share) break;
+    if (fits(e, share)) break;
     beta = next_beta(beta, e, share);
     sums = weights_of(losses, n, s.low, beta, a);
   }
@@ -219,10 +222,19 @@ void attention_steps(const ObjectiveView& objective, const RegionView<R>& region
   R* shift = reinterpret_cast<R*>(scratch.moments.data());
   R* square = shift + region.dim;
   RegionView<R> now = region;
+  const auto* landscape = std::get_if<LandscapeView>(&objective);
   for (; report.done < steps; ++draw.key.iteration) {
     now.sigma = R(state.sigma);
-    std::visit([&](const auto& o) { evaluate(o, now, draw, count, losses, candidates, threads); },
-               objective);
+    // The moments under the temperature that is there come with the losses, and mostly they will
+    // do.
+    const bool weighed = landscape && state.beta > 0 && one_pass(region.dim);
+    double ess = 0;
+    if (weighed)
+      ess = candidate_softmax(*landscape, now, draw, count, state.beta, losses, shift, square,
+                              candidates, threads);
+    else
+      std::visit([&](const auto& o) { evaluate(o, now, draw, count, losses, candidates, threads); },
+                 objective);
     ++report.done;
     const Losses seen = survey(losses, count);
     report.finite = seen.finite;
@@ -231,9 +243,15 @@ void attention_steps(const ObjectiveView& objective, const RegionView<R>& region
       report.improved = true;
       candidate_sample(now, draw, seen.best, 1, best_x, 1);
     }
-    report.ess = temper(losses, count, seen, share, state.beta, scratch.weights.data());
-    if (report.ess == 0) return;
-    candidate_moments(now, draw, scratch.weights.data(), count, shift, square, candidates, threads);
+    if (weighed && seen.low < seen.high && fits(ess / double(seen.finite), share)) {
+      state.beta = next_beta(state.beta, ess / double(seen.finite), share);
+      report.ess = ess;
+    } else {
+      report.ess = temper(losses, count, seen, share, state.beta, scratch.weights.data());
+      if (report.ess == 0) return;
+      candidate_moments(now, draw, scratch.weights.data(), count, shift, square, candidates,
+                        threads);
+    }
     adapt(state, region.dim, shift, square, report.ess, scratch.partials, threads);
   }
 }

@@ -207,13 +207,13 @@ def test_steps_at_once_are_steps_in_turn(dtype: torch.dtype) -> None:
 
 def test_threads_do_not_change_what_is_large(native: ModuleType) -> None:
     """The update of many coordinates is cut into the same chunks whatever the threads."""
-    objective = Landscape("sphere", 200_000)
+    objective = Landscape("sphere", 300_000)
     results = []
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            state = start(200_000)
+            state = start(300_000)
             attention.run(objective, state, Draw(0), 4, steps=2)
         finally:
             torch.set_num_threads(before)

@@ -9,13 +9,19 @@ void bind_landscape_gradients(py::module_& m) {
   m.def(
       "landscape_gradients",
       [](const py::object& landscape, const py::object& parameters, const py::object& points,
-         const py::object& out, const py::object& gradients, const py::object& where) {
+         const py::object& out, const py::object& gradients, const py::object& where,
+         const py::object& workspace) {
         const LandscapeView function = read_landscape(landscape, parameters, Backend::kLandscapes);
         if (function.landscape < 0) throw py::value_error("landscape must be at least 0");
         const TensorView v = reader().read(points.ptr(), {"points"});
         if (v.ndim != 2 || v.shape[1] < 1)
           throw py::value_error("points must have the shape [N, D], D at least 1");
         const int64_t count = v.shape[0], dim = v.shape[1];
+        typename Backend::Scratch scratch;
+        if (!workspace.is_none()) {
+          const Lent lent = read_workspace(workspace, Backend::kDeviceType);
+          Backend::set_workspace(scratch, lent.memory, lent.size);
+        }
         with_float(Backend::kDeviceType, points, "points", [&](auto zero, Arrays arrays) {
           using R = decltype(zero);
           const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim}));
@@ -24,11 +30,12 @@ void bind_landscape_gradients(py::module_& m) {
           arrays.check_memory();
           const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
           py::gil_scoped_release release;
-          Backend::gradients(function, x, count, dim, to, g, place);
+          Backend::gradients(function, x, count, dim, to, g, scratch, place);
         });
       },
       py::arg("landscape"), py::arg("parameters"), py::arg("points"), py::arg("out"),
-      py::arg("gradients"), py::arg("where"), "A landscape and its gradients at rows of a matrix.");
+      py::arg("gradients"), py::arg("where"), py::arg("workspace") = py::none(),
+      "A landscape and its gradients at rows of a matrix; CUDA wants a `workspace`.");
 }
 
 }  // namespace unstuck

@@ -6,6 +6,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/candidates.hpp"
+#include "cuda/landscapes.hpp"
 #include "cuda/noise.hpp"
 
 namespace unstuck::cuda {
@@ -71,6 +72,12 @@ struct CandidateBackend {
                      const Scratch& scratch, void* stream) {
     double* memory = scratch.room(landscape_values_workspace(dim, count));
     check(landscape_values(o, points, count, dim, out, memory, stream));
+  }
+  template <class R>
+  static void gradients(const LandscapeView& o, const R* points, int64_t count, int64_t dim, R* out,
+                        R* gradients, const Scratch& scratch, void* stream) {
+    double* memory = scratch.room(landscape_gradients_workspace(dim, count));
+    check(landscape_gradients(o, points, count, dim, out, gradients, memory, stream));
   }
 };
 

@@ -25,6 +25,9 @@ __host__ __device__ inline int64_t blocks_of(int64_t dim) {
   return (dim + kNoiseGroup - 1) / kNoiseGroup * kNoiseLanes;
 }
 
+// A coordinate that is there: c, or else the last one.
+__device__ inline int64_t inside(int64_t dim, int64_t c) { return c < dim ? c : dim - 1; }
+
 // What a region says about one coordinate.
 template <class R>
 struct Coordinate {
@@ -37,15 +40,32 @@ struct Coordinate {
     high = region.high[c];
   }
   __device__ R place(const RegionView<R>& region, R sigma, R eps) const {
-    const R step = sigma * scale;
-    if (region.bound == Bound::none) return placed<Bound::none>(mean, step, eps, R(0), R(0));
-    if (region.bound == Bound::clip) return placed<Bound::clip>(mean, step, eps, low, high);
-    return placed<Bound::reflect>(mean, step, eps, low, high);
+    return bounded(region.bound, mean + sigma * scale * eps, low, high);
   }
 };
 template <class R>
 __device__ inline R sigma_of(const RegionView<R>& region, int64_t candidate) {
   return region.sigmas ? region.sigmas[candidate] : region.sigma;
+}
+
+// The first of one or two, or the second, without an address that would force both into memory.
+template <int N, class R>
+__device__ inline R picked(const R (&x)[N], int m) {
+  return N > 1 && m ? x[N - 1] : x[0];
+}
+template <int N, class R>
+__device__ inline void replace(R (&x)[N], int m, R value) {
+  x[N - 1] = N == 1 || m ? value : x[N - 1];
+  if (N > 1) x[0] = m ? x[0] : value;
+}
+template <int N, class R>
+__device__ inline R picked(const R (&x)[N][4], int m, int j) {
+  return N > 1 && m ? x[N - 1][j] : x[0][j];
+}
+template <int N, class R>
+__device__ inline void replace(R (&x)[N][4], int m, int j, R value) {
+  x[N - 1][j] = N == 1 || m ? value : x[N - 1][j];
+  if (N > 1) x[0][j] = m ? x[0][j] : value;
 }
 
 // Candidates [0, count) as rows of points. A row is what one draw of noise makes: one candidate, or
@@ -65,7 +85,8 @@ struct CandidatePoints {
   __device__ int members(int64_t row) const {
     return draw.antithetic && 2 * row + 1 < count ? 2 : 1;
   }
-  // Coordinates c, c + 16, c + 32, c + 48 of all members, those that there are.
+  // Coordinates c, c + 16, c + 32, c + 48 of all members. Those beyond the last are numbers of no
+  // use.
   __device__ void load(int64_t row, int members, int64_t c, R (&x)[kMost][4]) const {
     float eps[4];
     draw_normals(block_of(c), uint32_t(row), draw.key, eps);
@@ -73,12 +94,19 @@ struct CandidatePoints {
     const R other = members > 1 ? sigma_of(region, first(row) + 1) : sigma;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (c + kNoiseLanes * j >= region.dim) continue;
-      Coordinate<R> here;
-      here.load(region, c + kNoiseLanes * j);
-      x[0][j] = here.place(region, sigma, R(eps[j]));
-      if (members > 1) x[1][j] = here.place(region, other, R(-eps[j]));
+      const int64_t i = inside(region.dim, c + kNoiseLanes * j);
+      const R mean = region.mean[i], scale = region.scale ? region.scale[i] : R(1);
+      x[0][j] = mean + sigma * scale * R(eps[j]);
+      x[1][j] = mean + other * scale * R(-eps[j]);
     }
+    if (region.bound == Bound::none) return;
+#pragma unroll 1
+    for (int m = 0; m < members; ++m)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int64_t i = inside(region.dim, c + kNoiseLanes * j);
+        replace(x, m, j, bounded(region.bound, picked(x, m, j), region.low[i], region.high[i]));
+      }
   }
 };
 
@@ -90,6 +118,7 @@ struct StoredPoints {
   const R *d, *rates;  // [dim], [count], or null
   int64_t size, count, stride;
 
+  __host__ __device__ int share() const { return 1; }
   __host__ __device__ int64_t dim() const { return size; }
   __host__ __device__ int64_t rows() const { return count; }
   __host__ __device__ int64_t first(int64_t row) const { return row; }
@@ -98,8 +127,10 @@ struct StoredPoints {
     const R* here = x + row * stride;
     const R rate = d ? rates[row] : R(0);
 #pragma unroll
-    for (int j = 0; j < 4; ++j, c += kNoiseLanes)
-      if (c < size) out[0][j] = d ? here[c] - rate * d[c] : here[c];
+    for (int j = 0; j < 4; ++j) {
+      const int64_t i = inside(size, c + kNoiseLanes * j);
+      out[0][j] = d ? here[i] - rate * d[i] : here[i];
+    }
   }
 };
 

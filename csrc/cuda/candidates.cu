@@ -202,24 +202,6 @@ int candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t 
   return int(cudaGetLastError());
 }
 
-int64_t landscape_values_workspace(int64_t dim, int64_t count) {
-  return landscape_workspace(dim, count, 1);
-}
-
-template <class R>
-int landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
-                     R* values, double* workspace, void* stream) {
-  const StoredPoints<R> stored{points, nullptr, nullptr, dim, count, dim};
-  return landscape_values<R>(objective, stored, values, workspace, stream);
-}
-
-template <class R>
-int landscape_line(const LandscapeView& objective, const R* w, const R* d, const R* rates,
-                   int64_t count, int64_t dim, R* values, double* workspace, void* stream) {
-  const StoredPoints<R> stored{w, d, rates, dim, count, 0};
-  return landscape_values<R>(objective, stored, values, workspace, stream);
-}
-
 int read_number(const double* from, double* to, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   const cudaError_t error = cudaMemcpyAsync(to, from, sizeof *to, cudaMemcpyDeviceToHost, s);
@@ -232,12 +214,7 @@ int read_number(const double* from, double* to, void* stream) {
   template int softmax_weights(int64_t, const R*, double, R*, double*, void*);                     \
   template int candidate_moments(const RegionView<R>&, const DrawView&, const R*, int64_t, R*, R*, \
                                  double*, void*);                                                  \
-  template int candidate_sample(const RegionView<R>&, const DrawView&, int64_t, int64_t, R*,       \
-                                void*);                                                            \
-  template int landscape_values(const LandscapeView&, const R*, int64_t, int64_t, R*, double*,     \
-                                void*);                                                            \
-  template int landscape_line(const LandscapeView&, const R*, const R*, const R*, int64_t,         \
-                              int64_t, R*, double*, void*);
+  template int candidate_sample(const RegionView<R>&, const DrawView&, int64_t, int64_t, R*, void*);
 UNSTUCK_CANDIDATES(float)
 UNSTUCK_CANDIDATES(double)
 #undef UNSTUCK_CANDIDATES

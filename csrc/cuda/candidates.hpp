@@ -1,6 +1,6 @@
 // Candidates around a point, evaluated and weighed without being stored.
 #pragma once
-#include "candidate_terms.hpp"
+#include "cuda/landscapes.hpp"
 
 namespace unstuck::cuda {
 
@@ -30,17 +30,6 @@ int candidate_moments(const RegionView<R>& region, const DrawView& draw, const R
 template <class R>
 int candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t first,
                      int64_t count, R* out, void* stream);
-
-// The values of a landscape at points [count, dim].
-int64_t landscape_values_workspace(int64_t dim, int64_t count);
-template <class R>
-int landscape_values(const LandscapeView& objective, const R* points, int64_t count, int64_t dim,
-                     R* values, double* workspace, void* stream);
-
-// The same at w - rates[k] d, k < count.
-template <class R>
-int landscape_line(const LandscapeView& objective, const R* w, const R* d, const R* rates,
-                   int64_t count, int64_t dim, R* values, double* workspace, void* stream);
 
 // Copies a number to the host, once the stream has got so far.
 int read_number(const double* from, double* to, void* stream);

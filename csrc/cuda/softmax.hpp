@@ -18,6 +18,7 @@ __device__ OnlineSoftmax block_softmax(int64_t count, const Counts& counts, cons
       mine.raise(score(i));
       mine.add(score(i));
     }
+#pragma unroll 1
   for (int half = Threads; half; half /= 2) {  // the first round has nobody to merge
     if (rank < half) {
       if (half < Threads) {

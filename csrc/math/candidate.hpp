@@ -18,13 +18,16 @@ UNSTUCK_HD R reflected(R x, R low, R high) {
   return x < low || x > high ? inside : x;
 }
 
-template <Bound bound, class R>
-UNSTUCK_HD R placed(R mean, R step, R eps, R low, R high) {
-  R x = mean + step * eps;
+template <class R>
+UNSTUCK_HD R bounded(Bound bound, R x, R low, R high) {
   if (bound == Bound::none) return x;
   if (bound == Bound::reflect) x = reflected(x, low, high);
   x = x < low ? low : x;
   return x > high ? high : x;
+}
+template <Bound bound, class R>
+UNSTUCK_HD R placed(R mean, R step, R eps, R low, R high) {
+  return bounded(bound, mean + step * eps, low, high);
 }
 
 }  // namespace unstuck

@@ -6,6 +6,7 @@
 //                              `before` is the former. Adds to a, and to b (multiplies, kProduct).
 //   finish(a, b, first, last, dim)
 //   kSecond, kEnds             whether finish() looks at b, at the first and the last coordinate
+//   kPlanar                    meant for two coordinates
 #pragma once
 #include "math/elementary.hpp"
 
@@ -16,7 +17,8 @@ struct LandscapeParameters {
 };
 
 struct Separable {
-  static constexpr bool kPairs = false, kProduct = false, kSecond = false, kEnds = false;
+  static constexpr bool kPairs = false, kProduct = false, kSecond = false, kEnds = false,
+                        kPlanar = false;
   LandscapeParameters parameters;
   template <class R>
   UNSTUCK_HD R finish(R a, R, R, R, double) const {
@@ -25,6 +27,9 @@ struct Separable {
 };
 struct Neighbours : Separable {
   static constexpr bool kPairs = true;
+};
+struct Planar : Neighbours {
+  static constexpr bool kPlanar = true;
 };
 
 struct Sphere : Separable {
@@ -83,7 +88,7 @@ struct Rosenbrock : Neighbours {
   }
 };
 
-struct Eggholder : Neighbours {
+struct Eggholder : Planar {
   template <class R>
   UNSTUCK_HD void term(R before, R x, R, R& a, R&) const {
     const R v = x + R(47);
@@ -92,7 +97,7 @@ struct Eggholder : Neighbours {
   }
 };
 
-struct GaussianPeaks : Neighbours {
+struct GaussianPeaks : Planar {
   template <class R>
   UNSTUCK_HD void term(R before, R x, R, R& a, R&) const {
     const auto height = [&](R u, R v) {
@@ -103,21 +108,21 @@ struct GaussianPeaks : Neighbours {
   }
 };
 
-struct EggBoxBowl : Neighbours {
+struct EggBoxBowl : Planar {
   template <class R>
   UNSTUCK_HD void term(R before, R x, R, R& a, R&) const {
     a += sine(before) * cosine(x) + R(0.1) * (before * before + x * x);
   }
 };
 
-struct Ravine : Neighbours {
+struct Ravine : Planar {
   template <class R>
   UNSTUCK_HD void term(R before, R x, R, R& a, R&) const {
     a += R(parameters.p[0]) * (before * before) + R(parameters.p[1]) * (x * x);
   }
 };
 
-struct ScaledSaddle : Neighbours {
+struct ScaledSaddle : Planar {
   template <class R>
   UNSTUCK_HD void term(R before, R x, R, R& a, R&) const {
     a +=

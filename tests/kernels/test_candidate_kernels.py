@@ -133,6 +133,48 @@ def test_losses_of_many_slices(backend: Backend, name: str) -> None:
     torch.testing.assert_close(losses.cpu(), precise(landscape, x), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_reference(backend: Backend, dtype: torch.dtype, name: str) -> None:
+    for dim in [*dims(name), 1] if reference_landscapes.TABLE[name].least == 1 else dims(name):
+        landscape = Landscape(name, dim)
+        x = torch.stack([centre(dim, dtype, backend.device) for _ in range(3)])
+        x[1] = 0  # where some have no derivative
+        values, gradients = landscapes.value_and_gradient(landscape, x)
+        assert torch.equal(values, landscapes.value(landscape, x))
+        exact, slopes = reference_landscapes.value_and_gradient(
+            name, landscape.parameters, x.cpu().double()
+        )
+        for g, slope, loss in zip(gradients, slopes, exact, strict=True):
+            size = 20 + slope.abs().max() + loss.abs() / dim
+            # the phase of Michalewicz's function grows with the coordinate's number
+            error = dim if name in ("michalewicz", "zakharov") else 1
+            assert_close(g / size, slope / size, error)
+
+
+@pytest.mark.parametrize("name", ["griewank", "zakharov", "levy"])
+def test_gradients_at_many_points_are_those_one_by_one(backend: Backend, name: str) -> None:
+    landscape = Landscape(name, 300)
+    x = torch.stack([centre(300, torch.float64, backend.device) for _ in range(9)])
+    values, gradients = landscapes.value_and_gradient(landscape, x)
+    for row, value, gradient in zip(x, values, gradients, strict=True):
+        alone = landscapes.value_and_gradient(landscape, row)
+        assert torch.equal(alone[0], value)
+        assert torch.equal(alone[1], gradient)
+
+
+def test_gradients_want_room(backend: Backend) -> None:
+    if not backend.is_cuda_code:
+        return
+    x = torch.ones(4, 1000, device=backend.device)
+    out, gradients = torch.empty(4, device=backend.device), torch.full_like(x, 7)
+    small = torch.empty(3, dtype=torch.float64, device=backend.device)
+    for lent in ([], [small]):
+        with pytest.raises(ValueError, match=r"workspace must have \d+ float64 numbers, not [03]"):
+            backend.module.landscape_gradients(0, (), x, out, gradients, 0, *lent)
+    assert bool((gradients == 7).all())
+
+
 @pytest.mark.slow
 def test_losses_of_more_candidates_than_a_launch_takes(backend: Backend) -> None:
     count, draw = 90_001, DRAWS[0]

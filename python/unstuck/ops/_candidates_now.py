@@ -171,8 +171,11 @@ def value_and_gradient(
     points = dense(x.detach()).view(-1, x.shape[-1])
     out = torch.empty(len(points), dtype=x.dtype, device=x.device)
     gradients = torch.empty_like(points)
+    lent: list[Tensor] = []
+    if hasattr(module, "landscape_gradients_workspace"):  # on CUDA
+        size = module.landscape_gradients_workspace(x.shape[-1], len(points))
+        lent.append(torch.empty(size, dtype=torch.float64, device=x.device))
+    number, at = number_of(name), where(x.device)
     with on(x.device):
-        module.landscape_gradients(
-            _NUMBERS[name], tuple(parameters), points, out, gradients, where(x.device)
-        )
+        module.landscape_gradients(number, tuple(parameters), points, out, gradients, at, *lent)
     return out.view(x.shape[:-1]), gradients.view(x.shape)

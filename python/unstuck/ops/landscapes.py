@@ -144,6 +144,6 @@ def value_and_gradient(landscape: Landscape, x: Tensor) -> tuple[Tensor, Tensor]
     """
     _check(landscape, x)
     x = x.detach()
-    if (module := now.native_for(x)) and hasattr(module, "landscape_gradients"):
+    if module := now.native_for(x):
         return now.value_and_gradient(module, landscape.name, landscape.parameters, x)
     return reference.value_and_gradient(landscape.name, landscape.parameters, x)

@@ -11,6 +11,12 @@
 
 namespace unstuck {
 
+// Memory that a caller lends: float64 numbers of the device.
+struct Lent {
+  double* memory = nullptr;
+  int64_t size = 0;
+};
+
 class Arrays {
  public:
   // Without a dtype it is that of the first tensor.
@@ -49,6 +55,17 @@ class Arrays {
     check_numbers(v, where, size);
     read_.push_back({v.data, size * 8, where});
     return v.data;
+  }
+
+  // Memory to work in, float64 whatever the others are; None for none.
+  Lent workspace(py::handle o) {
+    if (o.is_none()) return {};
+    const TensorView v = tensor(o, {"workspace"});
+    if (v.dtype != DType::f64)
+      throw py::type_error("workspace must be float64, not " + std::string(name_of(v.dtype)));
+    check_numbers(v, {"workspace"}, v.numel);
+    written_.add(v.data, v.numel * size_of(DType::f64), {"workspace"});
+    return {static_cast<double*>(v.data), v.numel};
   }
 
   // [rows, columns] with any distance between the rows, read alone.
@@ -143,15 +160,8 @@ class Arrays {
   Spans written_;
 };
 
-// Memory that a caller lends: float64 numbers of the device, however many there are.
-struct Lent {
-  double* memory;
-  int64_t size;
-};
 inline Lent read_workspace(py::handle o, int32_t device_type) {
-  const int64_t size = reader().read(o.ptr(), {"workspace"}).numel;
-  Arrays arrays(device_type, DType::f64);
-  return {static_cast<double*>(arrays.write_numbers(o, {"workspace"}, size)), size};
+  return Arrays(device_type).workspace(o);
 }
 
 // body(R(), arrays) with R the tensor's type.

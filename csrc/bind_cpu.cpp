@@ -11,8 +11,8 @@
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
-#include "cpu/attention.hpp"
 #include "cpu/adam.hpp"
+#include "cpu/attention.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
 #include "cpu/linear_candidates.hpp"
@@ -71,17 +71,18 @@ struct CpuBackend {
     cpu::landscape_trials(o, t, dim, dtype, sane(threads));
   }
   static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
-                                  uintptr_t threads) {
+                                  const Lent&, uintptr_t threads) {
     cpu::regression_gradient(o, w, loss, gradient, sane(threads));
   }
   template <class R>
   static void linear_candidates(const Regression& o, const RegionView<R>& region,
-                                const DrawView& draw, int64_t count, R* losses, uintptr_t threads) {
+                                const DrawView& draw, int64_t count, R* losses, const Lent&,
+                                uintptr_t threads) {
     cpu::linear_candidates(o, region, draw, count, losses, sane(threads));
   }
   template <class R>
   static void net_candidates(const NetData& net, const RegionView<R>& region, const DrawView& draw,
-                             int64_t count, R* losses, uintptr_t threads) {
+                             int64_t count, R* losses, const Lent&, uintptr_t threads) {
     cpu::net_candidates(net, region, draw, count, losses, sane(threads));
   }
   // Four threads a core are more than enough; OpenMP ends the process when it cannot start one.

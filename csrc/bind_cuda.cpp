@@ -3,12 +3,12 @@
 #include "bind_adam.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
-#include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
+#include "cuda/objectives.hpp"
 #include "cuda/trials.hpp"
 
 namespace py = pybind11;
@@ -54,8 +54,32 @@ struct CudaBackend {
     room(t, cuda::landscape_trials_workspace(dim, t.count));
     cuda::check(cuda::landscape_trials(o, t, dim, dtype, reinterpret_cast<void*>(stream)));
   }
+  static void regression_gradient(const Regression& o, const void* w, void* loss, void* gradient,
+                                  const Lent& lent, uintptr_t stream) {
+    double* memory = room(lent, cuda::regression_gradient_workspace(o.n, o.dim));
+    cuda::check(
+        cuda::regression_gradient(o, w, loss, gradient, memory, reinterpret_cast<void*>(stream)));
+  }
+  template <class R>
+  static void linear_candidates(const Regression& o, const RegionView<R>& region,
+                                const DrawView& draw, int64_t count, R* losses, const Lent& lent,
+                                uintptr_t stream) {
+    double* memory = room(lent, cuda::linear_candidates_workspace(o.n, count, draw.antithetic));
+    cuda::check(cuda::linear_candidates(o, region, draw, count, losses, memory,
+                                        reinterpret_cast<void*>(stream)));
+  }
+  template <class R>
+  static void net_candidates(const NetData& net, const RegionView<R>& region, const DrawView& draw,
+                             int64_t count, R* losses, const Lent& lent, uintptr_t stream) {
+    double* memory = room(lent, cuda::net_candidates_workspace(net.n, count));
+    cuda::check(cuda::net_candidates(net, region, draw, count, losses, memory,
+                                     reinterpret_cast<void*>(stream)));
+  }
+  static double* room(const Lent& lent, int64_t numbers) {
+    return cuda::Workspace{lent.memory, lent.size}.room(numbers);
+  }
   static void room(const Trials& t, int64_t numbers) {
-    cuda::Workspace{t.workspace, t.workspace_size}.room(numbers);
+    room(Lent{t.workspace, t.workspace_size}, numbers);
   }
 };
 
@@ -87,14 +111,17 @@ PYBIND11_MODULE(_cuda, m) {
   unstuck::bind_adam<unstuck::CudaBackend>(m);
   unstuck::bind_blend<unstuck::CudaBackend>(m);
   unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
-  unstuck::bind_landscape_gradients<unstuck::cuda::CandidateBackend>(m);
-  m.def("landscape_gradients_workspace", &unstuck::cuda::landscape_gradients_workspace,
-        py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");
-  unstuck::bind_trials<unstuck::CudaBackend>(m);
+  unstuck::bind_objectives<unstuck::CudaBackend>(m);
   m.def("regression_trials_workspace", &unstuck::cuda::regression_trials_workspace, py::arg("n"),
         py::arg("dim"), py::arg("count"), "float64 numbers that regression_trials() needs.");
   m.def("net_trials_workspace", &unstuck::cuda::net_trials_workspace, py::arg("n"),
         py::arg("count"), "float64 numbers that net_trials() needs.");
   m.def("landscape_trials_workspace", &unstuck::cuda::landscape_trials_workspace, py::arg("dim"),
         py::arg("count"), "float64 numbers that landscape_trials() needs.");
+  m.def("regression_gradient_workspace", &unstuck::cuda::regression_gradient_workspace,
+        py::arg("n"), py::arg("dim"), "float64 numbers that regression_gradient() needs.");
+  m.def("linear_candidates_workspace", &unstuck::cuda::linear_candidates_workspace, py::arg("n"),
+        py::arg("count"), py::arg("antithetic"), "float64 numbers that linear_candidates() needs.");
+  m.def("net_candidates_workspace", &unstuck::cuda::net_candidates_workspace, py::arg("n"),
+        py::arg("count"), "float64 numbers that net_candidates() needs.");
 }

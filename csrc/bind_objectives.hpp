@@ -8,8 +8,8 @@ namespace unstuck {
 
 // A Backend has kDeviceType, kLandscapes, regression_trials, net_trials, landscape_trials,
 // regression_gradient, net_candidates and linear_candidates; `where` is the number of threads on
-// the CPU, the stream on CUDA. bind_trials() wants the first five alone. A workspace is None on the
-// CPU, and float64 memory of the device on CUDA.
+// the CPU, the stream on CUDA. A workspace is None on the CPU, and float64 memory of the device on
+// CUDA.
 template <class Backend>
 struct ObjectiveCalls {
   static Trials trials(Arrays& arrays, int64_t dim, const py::object& w, const py::object& d,
@@ -17,11 +17,9 @@ struct ObjectiveCalls {
                        const py::object& p, const py::object& moved, const py::object& rate,
                        const py::object& workspace) {
     Trials t{};
-    if (!workspace.is_none()) {
-      const Lent lent = read_workspace(workspace, Backend::kDeviceType);
-      t.workspace = lent.memory;
-      t.workspace_size = lent.size;
-    }
+    const Lent lent = arrays.workspace(workspace);
+    t.workspace = lent.memory;
+    t.workspace_size = lent.size;
     t.count = length(rates, "rates");
     t.beta = non_negative(py::float_(beta), {"beta"});
     t.w = arrays.read_numbers(w, {"w"}, dim);
@@ -98,23 +96,27 @@ struct ObjectiveCalls {
 
   static void net_candidates(const py::object& x, const py::object& y, bool cross_entropy,
                              int64_t hidden, int64_t outputs, const py::object& region,
-                             const py::object& draw, const py::object& losses, uintptr_t where) {
+                             const py::object& draw, const py::object& losses, uintptr_t where,
+                             const py::object& workspace) {
     Arrays arrays(Backend::kDeviceType);
     const NetData net = read_net(arrays, x, y, cross_entropy, hidden, outputs);
+    const Lent lent = arrays.workspace(workspace);
     candidates(arrays, net.dim(), region, draw, losses, [&](auto view, auto drawn, auto... to) {
-      Backend::net_candidates(net, view, drawn, to..., where);
+      Backend::net_candidates(net, view, drawn, to..., lent, where);
     });
   }
 
   static void linear_candidates(const py::object& x, const py::object& y, double lam, double kappa,
                                 bool logistic, const py::object& region, const py::object& draw,
-                                const py::object& losses, uintptr_t where) {
+                                const py::object& losses, uintptr_t where,
+                                const py::object& workspace) {
     Arrays arrays(Backend::kDeviceType);
     const Regression objective = read_regression(arrays, x, y, lam, kappa, logistic);
+    const Lent lent = arrays.workspace(workspace);
     candidates(arrays, objective.dim, region, draw, losses, [&](auto view, auto drawn, auto... to) {
       if (view.bound != Bound::none)
         throw py::value_error("a bounded region must be sampled: low must be None");
-      Backend::linear_candidates(objective, view, drawn, to..., where);
+      Backend::linear_candidates(objective, view, drawn, to..., lent, where);
     });
   }
 
@@ -147,20 +149,21 @@ struct ObjectiveCalls {
   static void regression_gradient(const py::object& x, const py::object& y, double lam,
                                   double kappa, bool logistic, const py::object& w,
                                   const py::object& loss, const py::object& gradient,
-                                  uintptr_t where) {
+                                  uintptr_t where, const py::object& workspace) {
     Arrays arrays(Backend::kDeviceType);
     const Regression objective = read_regression(arrays, x, y, lam, kappa, logistic);
+    const Lent lent = arrays.workspace(workspace);
     const void* point = arrays.read_numbers(w, {"w"}, objective.dim);
     void* value = arrays.write_numbers(loss, {"loss"}, 1);
     void* slope = arrays.write_numbers(gradient, {"gradient"}, objective.dim);
     arrays.check_memory();
     py::gil_scoped_release release;
-    Backend::regression_gradient(objective, point, value, slope, where);
+    Backend::regression_gradient(objective, point, value, slope, lent, where);
   }
 };
 
 template <class Backend>
-void bind_trials(py::module_& m) {
+void bind_objectives(py::module_& m) {
   using Calls = ObjectiveCalls<Backend>;
   m.def(
       "regression_trials", &Calls::regression_trials, py::arg("X"), py::arg("y"), py::arg("lam"),
@@ -177,23 +180,18 @@ void bind_trials(py::module_& m) {
         py::arg("w"), py::arg("d"), py::arg("rates"), py::arg("beta"), py::arg("losses"),
         py::arg("p"), py::arg("moved"), py::arg("rate"), py::arg("workspace"), py::arg("where"),
         "The same of a landscape.");
-}
-
-template <class Backend>
-void bind_objectives(py::module_& m) {
-  using Calls = ObjectiveCalls<Backend>;
-  bind_trials<Backend>(m);
   m.def("linear_candidates", &Calls::linear_candidates, py::arg("X"), py::arg("y"), py::arg("lam"),
         py::arg("kappa"), py::arg("logistic"), py::arg("region"), py::arg("draw"),
-        py::arg("losses"), py::arg("where"),
+        py::arg("losses"), py::arg("where"), py::arg("workspace") = py::none(),
         "Losses of candidates of a regression, in a region without bounds.");
   m.def("net_candidates", &Calls::net_candidates, py::arg("X"), py::arg("y"),
         py::arg("cross_entropy"), py::arg("hidden"), py::arg("outputs"), py::arg("region"),
-        py::arg("draw"), py::arg("losses"), py::arg("where"),
+        py::arg("draw"), py::arg("losses"), py::arg("where"), py::arg("workspace") = py::none(),
         "Losses of candidates of a two-layer net.");
   m.def("regression_gradient", &Calls::regression_gradient, py::arg("X"), py::arg("y"),
         py::arg("lam"), py::arg("kappa"), py::arg("logistic"), py::arg("w"), py::arg("loss"),
-        py::arg("gradient"), py::arg("where"), "A regression's loss and gradient, in one pass.");
+        py::arg("gradient"), py::arg("where"), py::arg("workspace") = py::none(),
+        "A regression's loss and gradient, in one pass.");
 }
 
 }  // namespace unstuck

@@ -7,6 +7,7 @@
 #include "core/parallel.hpp"
 #include "cpu/net.hpp"
 #include "cpu/rows.hpp"
+#include "math/trials.hpp"
 
 namespace unstuck::cpu {
 
@@ -86,15 +87,12 @@ void gradient_of(const Regression& o, const T* w, T* loss, T* gradient, int thre
         &o, w, first, last - first, &gradients[size_t(s * o.dim)], &losses[size_t(s)]};
     sizeof(T) == 4 ? slice_float(job) : slice_double(job);
   });
-  double total = 0, square = 0, pull = 0;
+  double total = 0, square = 0;
   for (double part : losses) total += part;
-  total /= double(o.n);
-  if (o.lam != 0) {
+  if (o.lam != 0)
     for (int64_t j = 0; j < o.dim; ++j) square += double(w[j]) * double(w[j]);
-    total += o.lam * std::sin(o.kappa * square);
-    pull = 2 * o.lam * o.kappa * std::cos(o.kappa * square);
-  }
-  *loss = T(total);
+  const double pull = trapped_pull(square, o.lam, o.kappa);
+  *loss = T(trapped_loss(total, square, double(o.n), o.lam, o.kappa));
   for (int64_t j = 0; j < o.dim; ++j) {
     double sum = 0;
     for (int64_t s = 0; s < slices; ++s) sum += double(gradients[size_t(s * o.dim + j)]);

@@ -8,10 +8,9 @@
 
 #include <algorithm>
 
-#include "core/block.hpp"
 #include "cuda/candidates.hpp"
+#include "cuda/rows.hpp"
 #include "cuda/softmax.hpp"
-#include "math/mlp.hpp"
 #include "math/trials.hpp"
 
 namespace unstuck::cuda {
@@ -19,66 +18,19 @@ namespace unstuck::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kFinishThreads = 512;
-constexpr int kRows = 4;                // that a warp takes at once
-constexpr int64_t kFoldColumns = 2048;  // whose products are summed before they become float64
-constexpr int64_t kMostBlocks = 1024;   // that leave parts
 constexpr int kRatesOfLane = 4, kRatesOfBlock = 32 * kRatesOfLane;
 constexpr int kRatesOfThread = 8;  // of the net
-constexpr unsigned kAll = 0xffffffffu;
 
-__device__ inline float log_one_plus(float x) { return log1pf(x); }
-__device__ inline double log_one_plus(double x) { return log1p(x); }
-
-// How things are cut into at most kMostBlocks parts of a multiple of `unit`.
-struct Parts {
-  int64_t count, length;
-  Parts(int64_t n, int64_t unit) {
-    const int64_t units = std::max<int64_t>((n + unit - 1) / unit, 1);
-    length = (units + kMostBlocks - 1) / kMostBlocks * unit;
-    count = std::max<int64_t>((n + length - 1) / length, 1);
-  }
-};
 Parts row_parts(int64_t n) { return Parts(n, kRows * kWarps); }
 Parts point_parts(int64_t dim) { return Parts(dim, 8 * kThreads); }
 Parts net_parts(int64_t n) { return Parts(n, kThreads); }
 
-// z[r] and q[r] are the products of row first + r with w and d, in every lane.
+// products[0] and [1] are those of rows first, first + 1, ... with w and d, in every lane.
 template <class T>
-__device__ void multiply_rows(const Regression& o, const Trials& t, int64_t first, int64_t end,
-                              double (&z)[kRows], double (&q)[kRows]) {
-  const int lane = int(threadIdx.x) % 32;
-  const T *w = static_cast<const T*>(t.w), *d = static_cast<const T*>(t.d);
-  const T* row[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t i = first + r < end ? first + r : end - 1;  // reads a row twice, uses it once
-    row[r] = static_cast<const T*>(o.x) + i * o.stride;
-    z[r] = q[r] = 0;
-  }
-  for (int64_t start = 0; start < o.dim; start += kFoldColumns) {
-    const int64_t stop = start + kFoldColumns < o.dim ? start + kFoldColumns : o.dim;
-    T along_w[kRows] = {}, along_d[kRows] = {};
-#pragma unroll 2
-    for (int64_t c = start + lane; c < stop; c += 32) {
-      const T a = w[c], b = d[c];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const T x = row[r][c];
-        along_w[r] += x * a;
-        along_d[r] += x * b;
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      z[r] += double(along_w[r]);
-      q[r] += double(along_d[r]);
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    z[r] = __shfl_sync(kAll, warp_sum(z[r]), 0);
-    q[r] = __shfl_sync(kAll, warp_sum(q[r]), 0);
-  }
+__device__ void multiply_line(const Regression& o, const Trials& t, int64_t first, int64_t end,
+                              double (&products)[2][kRows]) {
+  const T* const vectors[2] = {static_cast<const T*>(t.w), static_cast<const T*>(t.d)};
+  multiply_rows(o, vectors, first, end, products);
 }
 
 // parts [blocks, 3]
@@ -91,9 +43,10 @@ __global__ void __launch_bounds__(kThreads)
   const T* y = static_cast<const T*>(o.y);
   Parabola sum{0, 0, 0};
   for (int64_t i = begin + int64_t(threadIdx.x) / 32 * kRows; i < end; i += kRows * kWarps) {
-    double z[kRows], q[kRows];
-    multiply_rows<T>(o, t, i, end, z, q);
-    for (int r = 0; r < kRows && i + r < end; ++r) sum.add(z[r] - double(y[i + r]), q[r]);
+    double along[2][kRows];
+    multiply_line<T>(o, t, i, end, along);
+    for (int r = 0; r < kRows && i + r < end; ++r)
+      sum.add(along[0][r] - double(y[i + r]), along[1][r]);
   }
   const bool counts = threadIdx.x % 32 == 0;  // all lanes have the same
   const double mine[3] = {counts ? sum.xx : 0, counts ? sum.xd : 0, counts ? sum.dd : 0};
@@ -119,14 +72,13 @@ __global__ void __launch_bounds__(kThreads)
     rate[u] = k < t.count ? rates[k] : T(0);
   }
   for (int64_t i = begin + int64_t(warp) * kRows; i < end; i += kRows * kWarps) {
-    double z[kRows], q[kRows];
-    multiply_rows<T>(o, t, i, end, z, q);
+    double along[2][kRows];
+    multiply_line<T>(o, t, i, end, along);
     for (int r = 0; r < kRows && i + r < end; ++r)
 #pragma unroll
       for (int u = 0; u < kRatesOfLane; ++u) {
         if (first_rate + 32 * u >= t.count) break;
-        const T moved = T(z[r]) - rate[u] * T(q[r]);
-        sums[u] += double(bce_linear(moved, y[i + r]) + log_one_plus(bce_product(T(0), moved)));
+        sums[u] += bce_row(T(along[0][r]) - rate[u] * T(along[1][r]), y[i + r]);
       }
   }
 #pragma unroll
@@ -171,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < N; ++k) rate[k] = first_rate + k < t.count ? rates[first_rate + k] : T(0);
   double sums[N] = {};
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    T top[N] = {}, sum[N] = {};
+    LogSum<T> total[N];
     for (int64_t c = 0; c < net.outputs; ++c) {
       T z[N];
 #pragma unroll
@@ -185,26 +137,19 @@ __global__ void __launch_bounds__(kThreads)
       if (!net.cross_entropy) {
         const T y = static_cast<const T*>(net.y)[i];
 #pragma unroll
-        for (int k = 0; k < N; ++k)
-          sums[k] += double(bce_linear(z[k], y) + log_one_plus(bce_product(T(0), z[k])));
+        for (int k = 0; k < N; ++k) sums[k] += bce_row(z[k], y);
         continue;
       }
       const bool wanted = static_cast<const int64_t*>(net.y)[i] == c;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
         if (wanted) sums[k] -= double(z[k]);
-        if (c == 0) top[k] = z[k];
-        if (z[k] > top[k]) {
-          sum[k] *= exp_negative(top[k] - z[k]);
-          top[k] = z[k];
-        }
-        const T way = z[k] - top[k];
-        sum[k] += exp_negative(way) + (way - way);  // NaN stays
+        total[k].add(z[k]);
       }
     }
     if (net.cross_entropy)
 #pragma unroll
-      for (int k = 0; k < N; ++k) sums[k] += double(top[k]) + log(double(sum[k]));
+      for (int k = 0; k < N; ++k) sums[k] += total[k].value();
   }
   const double total = block_sums(sums, shared);
   if (threadIdx.x < N && first_rate + threadIdx.x < t.count)

@@ -35,4 +35,22 @@ UNSTUCK_HD R relu(R x) {
   return x < R(0) ? R(0) : x;  // NaN stays
 }
 
+// log sum exp(z) of outputs that come one after the other: the sum is kept relative to the highest.
+template <class R>
+struct LogSum {
+  R top = R(0), sum = R(0);
+  bool empty = true;
+  UNSTUCK_HD void add(R z) {
+    if (empty) top = z;
+    empty = false;
+    if (z > top) {
+      sum *= exp_negative(top - z);
+      top = z;
+    }
+    const R way = z - top;
+    sum += exp_negative(way) + (way - way);  // NaN stays
+  }
+  UNSTUCK_HD double value() const { return double(top) + log(double(sum)); }
+};
+
 }  // namespace unstuck

@@ -36,6 +36,11 @@ UNSTUCK_HD double trapped_loss(double residual_square, double point_square, doub
   return lam != 0 ? fit + lam * sin(kappa * point_square) : fit;
 }
 
+// The gradient of the traps is this times w.
+UNSTUCK_HD double trapped_pull(double point_square, double lam, double kappa) {
+  return lam != 0 ? 2 * lam * kappa * cos(kappa * point_square) : 0;
+}
+
 // Softmax weights of -beta losses, and the rate they make. What is not finite weighs nothing; where
 // nothing is, all weights and the rate are 0.
 template <class R>

@@ -223,6 +223,7 @@ def linear_candidates(
     draw: tuple[Any, ...],
     losses: Tensor,
     where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """Losses of candidates of a regression, in a region without bounds."""
 
@@ -236,6 +237,7 @@ def net_candidates(
     draw: tuple[Any, ...],
     losses: Tensor,
     where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """Losses of candidates of a two-layer net."""
 
@@ -269,6 +271,7 @@ def regression_gradient(
     loss: Tensor,
     gradient: Tensor,
     where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """A regression's loss and gradient, in one pass."""
 

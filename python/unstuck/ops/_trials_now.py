@@ -54,6 +54,14 @@ def kernel_data(objective: Objective) -> tuple[Any, ...]:
     return X, y, *trapped_numbers(objective)
 
 
+def workspace_for(module: Any, what: str, device: torch.device, *sizes: int) -> Tensor | None:
+    """Return the memory that the kernel `what` wants: None on the CPU, where each has its own."""
+    if not hasattr(module, f"{what}_workspace"):
+        return None
+    numbers = getattr(module, f"{what}_workspace")(*sizes)
+    return torch.empty(numbers, dtype=torch.float64, device=device)
+
+
 def step_now(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> Step:
     """Try all rates, and take the step that they decide on."""
     w, d, rates = dense(w), dense(d), dense(rates)
@@ -98,10 +106,7 @@ def _native(objective: Along, line: tuple[Any, ...]) -> bool:
         arguments = (first, objective.y, classes, *shape)
     else:
         arguments = (objective.X, objective.y, *trapped_numbers(objective))
-    workspace = None
-    if hasattr(module, f"{what}_workspace"):  # on CUDA; the CPU's kernels have their own
-        numbers = getattr(module, f"{what}_workspace")(*sizes, len(rates))
-        workspace = torch.empty(numbers, dtype=torch.float64, device=device)
+    workspace = workspace_for(module, what, device, *sizes, len(rates))
     with on(device):
         getattr(module, what)(*arguments, *line, workspace, where(device))
     return True

@@ -18,7 +18,7 @@ from unstuck.ops._objective_kinds import (
     Trapped,
     TwoLayerNet,
 )
-from unstuck.ops._trials_now import kernel_data, kernels, trapped_numbers
+from unstuck.ops._trials_now import kernel_data, kernels, workspace_for
 from unstuck.ops.candidates import Draw, Region
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "value_and_gradient",
 ]
 
-FUSED = 1 << 17  # coordinates; sixteen candidates beside each other take 16 MB a thread
+FUSED = 1 << 17  # coordinates on the CPU: sixteen candidates beside each other take 16 MB a thread
 MEMORY = 1 << 23  # bytes of candidates and activations at a time: they stay in the last-level cache
 
 
@@ -122,9 +122,11 @@ def value_and_gradient(objective: Objective, w: Tensor) -> tuple[Tensor, Tensor]
     if regression and (module := kernels(objective, w, "regression_gradient")):
         w = dense(w)
         loss, gradient = w.new_empty(()), torch.empty_like(w)
-        numbers, place = trapped_numbers(objective), where(w.device)
+        lent = workspace_for(module, "regression_gradient", w.device, *objective.X.shape)
         with on(w.device):
-            module.regression_gradient(objective.X, objective.y, *numbers, w, loss, gradient, place)
+            module.regression_gradient(
+                *kernel_data(objective), w, loss, gradient, where(w.device), lent
+            )
         return loss, gradient
     with torch.no_grad():
         return reference_objectives.value_and_gradient(objective, w)
@@ -164,7 +166,7 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
     losses = region.mean.new_empty(count)
-    if objective.dim <= FUSED and _fused(objective, region, draw, losses):
+    if (losses.is_cuda or objective.dim <= FUSED) and _fused(objective, region, draw, losses):
         return losses
     many = max(2, _at_once(objective) // 2 * 2)  # antithetic pairs stay together
     with torch.no_grad():
@@ -181,8 +183,11 @@ def _fused(objective: Objective, region: Region, draw: Draw, losses: Tensor) -> 
         return False
     what = "net_candidates" if net else "linear_candidates"
     module = kernels(objective, region.mean, what)
-    if module is not None:
-        with on(losses.device):
-            kernel = getattr(module, what)
-            kernel(*kernel_data(objective), region, draw, losses, where(losses.device))
-    return module is not None
+    if module is None:
+        return False
+    sizes = [len(objective.y), len(losses)] + ([] if net else [draw.antithetic])
+    lent = workspace_for(module, what, losses.device, *sizes)
+    with on(losses.device):
+        kernel = getattr(module, what)
+        kernel(*kernel_data(objective), region, draw, losses, where(losses.device), lent)
+    return True

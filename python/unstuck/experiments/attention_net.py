@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unstuck.experiments.cells import CellRecord, spread
 from unstuck.ops import objectives, trials
@@ -22,7 +24,7 @@ from unstuck.search import AttentionSearch
 TARGETS = (0.52, 0.1)  # the loss that the source runs to, and a harder one
 SAMPLES, FEATURES, HIDDEN = 20, 2, 10
 ROWS = 200  # of validation
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RATES = (0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 SIGMA = 0.5
 TUNING_SEED = 10_000
 REPORTED_NET = {  # ms an iteration, iterations to the target, seconds to it, train, validation
@@ -38,6 +40,9 @@ TRIALS = 50  # rates that each search may try
 LOWEST, HIGHEST = 1e-3, 1.0  # rates
 
 
+Runs: TypeAlias = "dict[str, Callable[[int], dict[str, Any]]]"  # by the name of the method
+
+
 @dataclass(frozen=True)
 class NetPlan:
     """How many seeds to run, and how far.
@@ -48,6 +53,8 @@ class NetPlan:
         Data sets and starts.
     most : int
         Iterations after which a run that has not reached its target ends.
+    repeats : int
+        How often every run is timed; its time is the median.
 
     Raises
     ------
@@ -62,15 +69,18 @@ class NetPlan:
 
     seeds: int = 20
     most: int = 3000
+    repeats: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.seeds, self.most) < 1:
-            raise ValueError(f"seeds={self.seeds}, most={self.most}: at least 1")
+        if min(self.seeds, self.most, self.repeats) < 1:
+            raise ValueError(
+                f"seeds={self.seeds}, most={self.most}, repeats={self.repeats}: at least 1"
+            )
 
     @property
     def fixed(self) -> dict[str, Any]:
         """What all cells of one file have in common."""
-        return {"seeds": self.seeds, "most": self.most}
+        return {"seeds": self.seeds, "most": self.most, "repeats": self.repeats}
 
 
 def run_net(
@@ -78,12 +88,14 @@ def run_net(
 ) -> CellRecord:
     """Run both studies: the net to its target loss, and the search for a learning rate.
 
+    The methods take turns: every seed is run by one after the other, and that `repeats` times.
+
     Parameters
     ----------
     plan : NetPlan
         How many seeds.
     path : Path, optional
-        JSON file that is written after every method; what it holds is not run again.
+        JSON file that is written after every part; what it holds is not run again.
     progress : callable, optional
         Called with a line on each method.
 
@@ -99,43 +111,69 @@ def run_net(
 
     Examples
     --------
-    >>> record = run_net(NetPlan(seeds=1, most=30))
-    >>> record.cells["net/0.52/attention"][0]["train"] <= 0.52
+    >>> record = run_net(NetPlan(seeds=1, most=30, repeats=1))
+    >>> record.cells["net/0.52"]["attention"][0]["train"] <= 0.52
     True
     """
     record = CellRecord.open(path, "attention-net", plan.fixed)
-    seeds = range(plan.seeds)
-
-    runs: dict[str, Callable[[int], Any]] = {}
     for goal in TARGETS:
 
-        def rate(goal: float = goal) -> float:
+        def tuned(goal: float = goal) -> float:
             def steps(lr: float) -> int:
-                return sum(_module(seed, lr, goal, plan.most)["iterations"] for seed in _tuning())
+                return sum(_bare(seed, lr, goal, plan.most)["iterations"] for seed in _tuning())
 
             return min(RATES, key=steps)
 
-        best = record.cell(f"net/{goal}/rate", rate)
-        runs[f"net/{goal}/gd"] = functools.partial(_module, lr=best, goal=goal, most=plan.most)
-        runs[f"net/{goal}/gd-analytic"] = functools.partial(
-            _analytic, lr=best, goal=goal, most=plan.most
-        )
-        for name, mode in (("attention", "adaptive"), ("plain", "plain")):
-            runs[f"net/{goal}/{name}"] = functools.partial(
-                _attention, mode=mode, goal=goal, most=plan.most
-            )
-    for method in REPORTED_RATE:
-        runs[f"rate/{method}"] = functools.partial(_rate_search, method=method)
-    for name, run in runs.items():
-        run(TUNING_SEED)  # what is built once is not timed
-        found = record.cell(name, lambda run=run: [run(seed) for seed in seeds])  # type: ignore[misc]
-        if progress is not None:
-            progress(f"{name}: {spread([one['seconds'] for one in found])} s")
+        descent: dict[str, Any] = {
+            "lr": record.cell(f"net/{goal}/rate", tuned),
+            "goal": goal,
+            "most": plan.most,
+        }
+        runs: Runs = {
+            "gd": functools.partial(_module, **descent),
+            "gd-bare": functools.partial(_bare, **descent),
+            "gd-analytic": functools.partial(_analytic, **descent),
+            "attention": functools.partial(_attention, mode="adaptive", goal=goal, most=plan.most),
+            "plain": functools.partial(_attention, mode="plain", goal=goal, most=plan.most),
+        }
+        _part(record, f"net/{goal}", runs, plan, progress)
+    rates: Runs = {name: functools.partial(_rate_search, method=name) for name in REPORTED_RATE}
+    _part(record, "rate", rates, plan, progress)
     return record
 
 
+def _part(
+    record: CellRecord,
+    cell: str,
+    runs: Runs,
+    plan: NetPlan,
+    progress: Callable[[str], None] | None,
+) -> None:
+    found = record.cell(cell, functools.partial(_in_turn, runs, plan))
+    for name, outcomes in found.items():
+        if progress is not None:
+            progress(f"{cell}/{name}: {_middle([1000 * one['seconds'] for one in outcomes])} ms")
+
+
+def _in_turn(runs: Runs, plan: NetPlan) -> dict[str, list[dict[str, Any]]]:
+    """Run every seed by every method, again and again; the time of a run is the median."""
+    for run in runs.values():
+        run(TUNING_SEED)  # what is built once is not timed
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    for seed in range(plan.seeds):
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        outcomes = {}
+        for _ in range(plan.repeats):
+            for name, run in runs.items():
+                outcomes[name] = run(seed)
+                times[name].append(outcomes[name]["seconds"])
+        for name, outcome in outcomes.items():
+            found[name].append({**outcome, "seconds": statistics.median(times[name])})
+    return found
+
+
 def _tuning() -> range:
-    return range(TUNING_SEED, TUNING_SEED + 3)
+    return range(TUNING_SEED, TUNING_SEED + 5)
 
 
 def _net(seed: int) -> tuple[TwoLayerNet, TwoLayerNet, Tensor]:
@@ -181,6 +219,26 @@ def _module(seed: int, lr: float, goal: float, most: int) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
     w = nn.utils.parameters_to_vector(model.parameters()).detach()
+    return _outcome(began, step, value, goal, validation, w)
+
+
+def _bare(seed: int, lr: float, goal: float, most: int) -> dict[str, Any]:
+    """Descend by autograd, without the calls that a module and an optimizer make."""
+    train, validation, _ = _net(seed)
+    parameters: list[Tensor] = list(_model(seed).parameters())
+    x, y = train.X, train.y
+    w1, b1, w2, b2 = parameters
+    began = time.perf_counter()
+    for step in range(1, most + 1):  # noqa: B007 it is read afterwards
+        active = torch.addmm(b1, x, w1.T).relu()
+        z = torch.addmm(b2, active, w2.T).squeeze(1)
+        loss = functional.binary_cross_entropy_with_logits(z, y)
+        if (value := loss.item()) <= goal:
+            break
+        slopes = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            torch._foreach_add_(parameters, slopes, alpha=-lr)
+    w = nn.utils.parameters_to_vector(parameters).detach()
     return _outcome(began, step, value, goal, validation, w)
 
 
@@ -243,6 +301,14 @@ def _rate_search(seed: int, method: str) -> dict[str, Any]:
     return {"rate": rate, "loss": loss, "seconds": time.perf_counter() - began}
 
 
+def _middle(values: list[float]) -> str:
+    """Write median and quartiles."""
+    if len(values) < 2:
+        return f"{values[0]:.3g}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.3g} [{low:.2g}, {high:.2g}]"
+
+
 def net_markdown(record: CellRecord) -> str:
     """Write both tables: reported beside measured, mean and standard deviation over seeds.
 
@@ -253,14 +319,16 @@ def net_markdown(record: CellRecord) -> str:
 
     Examples
     --------
-    >>> "5.427" in net_markdown(run_net(NetPlan(seeds=1, most=30)))
+    >>> "5.427" in net_markdown(run_net(NetPlan(seeds=1, most=30, repeats=1)))
     True
     """
     cells, seeds = record.cells, record.fixed["seeds"]
     lines = [
         "# A two-layer net to a target loss, and the search for a learning rate",
         "",
-        f"Mean ± standard deviation over {seeds} seeds, float32.",
+        f"{seeds} seeds, float32. Counts and times: median [quartiles] over the seeds, and the "
+        f"mean; losses: mean ± standard deviation. The methods took turns, "
+        f"{record.fixed['repeats']} times with every seed, whose time is the median of them.",
         "",
         record.origin,
         "",
@@ -268,29 +336,35 @@ def net_markdown(record: CellRecord) -> str:
         "",
         f"{FEATURES}-{HIDDEN}-1, ReLU, sigmoid, binary cross-entropy, {SAMPLES} training rows, "
         f"{ROWS} validation rows, torch's initial weights. gd is autograd and `torch.optim.SGD` "
-        f"at the best of {len(RATES)} rates, found on three other seeds; gd-analytic has this "
-        "package's gradient; attention is `AttentionSearch` as it is, plain its mode of the "
-        "source.",
+        f"at the best of {len(RATES)} rates from {RATES[0]:g} to {RATES[-1]:g}, found on "
+        f"{len(_tuning())} other seeds; gd-bare is the same without module and optimizer; "
+        "gd-analytic has this package's gradient; attention is `AttentionSearch` as it is, plain "
+        "its mode of the source. A run ends at its first loss at or below the target, or after "
+        f"{record.fixed['most']} iterations. The time of attention includes building the search.",
     ]
     for goal in TARGETS:
         lines += [
             "",
             f"Target {goal}, gd at rate {cells[f'net/{goal}/rate']}:",
             "",
-            "| | ms an iteration | iterations | ms to the target | train loss | validation loss | "
-            "seeds that reach it |",
-            "|---|---|---|---|---|---|---|",
+            "| | ms an iteration | iterations | mean | ms to the target | mean | train loss | "
+            "validation loss | seeds that reach it |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         reported = REPORTED_NET.items() if goal == TARGETS[0] else ()
         for name, (each, count, seconds, train, validation) in reported:
-            row = [f"{each}", f"{count}", f"{1000 * seconds:g}", f"{train}", f"{validation}", ""]
+            row = [f"{each}", f"{count}", "", f"{1000 * seconds:g}", "", f"{train}"]
+            row += [f"{validation}", ""]
             lines.append(f"| reported {name} | " + " | ".join(row) + " |")
-        for name in ("gd", "gd-analytic", "attention", "plain"):
-            runs = cells[f"net/{goal}/{name}"]
+        for name, runs in cells[f"net/{goal}"].items():
+            counts = [float(one["iterations"]) for one in runs]
+            times = [1000 * one["seconds"] for one in runs]
             row = [
-                spread([1000 * one["seconds"] / one["iterations"] for one in runs]),
-                spread([float(one["iterations"]) for one in runs]),
-                spread([1000 * one["seconds"] for one in runs]),
+                f"{sum(times) / sum(counts):.3g}",
+                _middle(counts),
+                f"{statistics.fmean(counts):.3g}",
+                _middle(times),
+                f"{statistics.fmean(times):.3g}",
                 spread([one["train"] for one in runs], 4),
                 spread([one["validation"] for one in runs], 4),
                 f"{sum(one['reached'] for one in runs)} of {seeds}",
@@ -309,8 +383,8 @@ def net_markdown(record: CellRecord) -> str:
     ]
     for name, (rate, loss, seconds) in REPORTED_RATE.items():
         lines.append(f"| reported {name} | {rate} | {loss} | {1000 * seconds:g} |")
-        runs = cells[f"rate/{name}"]
+        runs = cells["rate"][name]
         row = [spread([one[key] for one in runs], 4) for key in ("rate", "loss")]
-        row.append(spread([1000 * one["seconds"] for one in runs]))
+        row.append(_middle([1000 * one["seconds"] for one in runs]))
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"

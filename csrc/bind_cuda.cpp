@@ -3,6 +3,7 @@
 #include "bind_adam.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
+#include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
 #include "cuda/backend.hpp"
@@ -111,6 +112,9 @@ PYBIND11_MODULE(_cuda, m) {
   unstuck::bind_adam<unstuck::CudaBackend>(m);
   unstuck::bind_blend<unstuck::CudaBackend>(m);
   unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
+  unstuck::bind_landscape_gradients<unstuck::cuda::CandidateBackend>(m);
+  m.def("landscape_gradients_workspace", &unstuck::cuda::landscape_gradients_workspace,
+        py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");
   unstuck::bind_objectives<unstuck::CudaBackend>(m);
   m.def("regression_trials_workspace", &unstuck::cuda::regression_trials_workspace, py::arg("n"),
         py::arg("dim"), py::arg("count"), "float64 numbers that regression_trials() needs.");

@@ -7,6 +7,7 @@ from unstuck._C import CandidatePlan as CandidatePlan
 from unstuck._C import gate_layout as gate_layout
 from unstuck._C import gate_size as gate_size
 from unstuck._C import init as init
+from unstuck._C import landscape_gradients as landscape_gradients
 from unstuck._C import landscape_trials as landscape_trials
 from unstuck._C import linear_candidates as linear_candidates
 from unstuck._C import net_candidates as net_candidates
@@ -21,6 +22,9 @@ __version__: str
 
 def device_status() -> tuple[int, str, int]:
     """What the driver says: error code (0: none), its text, and the number of devices."""
+
+def landscape_gradients_workspace(dim: int, count: int) -> int:
+    """float64 numbers that landscape_gradients() needs."""
 
 def landscape_trials_workspace(dim: int, count: int) -> int:
     """float64 numbers that landscape_trials() needs."""

@@ -14,17 +14,20 @@
 namespace unstuck {
 
 enum StagnationSlot {
-  kSeenNorms,      // norms seen
+  kSeenNorms,      // norms seen since the windows were last emptied
   kFlatSteps,      // steps in a row whose tests said: flat
   kStagnantSteps,  // steps at which that many were enough
   kLastNorm,       // the last gradient norm
   kNormChange,     // its mean absolute change over the window
   kLastLoss,       // the last loss
   kLossWaits,      // not zero: kLastLoss has been written and not yet taken in
-  kSeenLosses,     // losses seen
+  kSeenLosses,     // losses seen since the windows were last emptied
   kLossChange,     // mean absolute change (absolute), or fall and twice its error (relative)
   kGradSquares,    // sum of squared gradients so far
-  kStagnationHeader = 12
+  kTotalSteps,     // steps in all
+  kBestLoss,       // the lowest loss
+  kHasBest,        // not zero: there is one
+  kStagnationHeader
 };
 
 struct StagnationConfig {
@@ -73,12 +76,15 @@ UNSTUCK_HD void track(double* s, const StagnationConfig& c) {
   norms[steps % c.norm_window] = s[kLastNorm] = norm;
   s[kSeenNorms] = double(steps + 1);
   s[kGradSquares] = 0;
+  s[kTotalSteps] += 1;
   int64_t seen = count_of(s[kSeenLosses]);
   const bool told = s[kLossWaits] != 0;
   if (told) {
     losses[seen % c.loss_window] = s[kLastLoss];
     s[kSeenLosses] = double(++seen);
     s[kLossWaits] = 0;
+    if (s[kHasBest] == 0 || s[kLastLoss] < s[kBestLoss]) s[kBestLoss] = s[kLastLoss];
+    s[kHasBest] = 1;
   }
   bool flat = steps + 1 >= c.norm_window;
   if (flat) {

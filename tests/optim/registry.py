@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unstuck.optim import (
+    ALME,
     Alternating,
     AttentionRestart,
     DynamicBlend,
@@ -38,6 +39,9 @@ class OptimizerInfo:
     refused: tuple[tuple[dict[str, Any], type[Exception], str], ...]  # kwargs, error, its text
     bad_groups: tuple[tuple[dict[str, Any], type[Exception], str], ...]
     rate_entries: tuple[str, ...] = ("lr",)
+    further_rates: tuple[str, ...] = ()  # arguments beside lr
+    as_adam: dict[str, Any] = field(default_factory=dict)  # kwargs that make it Adam
+    without_gate: dict[str, Any] = field(default_factory=dict)  # those that let tensors step alone
     closure: bool = False  # each step needs a closure, and a gradient optimizer is within
 
     def make(self, variant: Variant, params: Any, **more: Any) -> Any:
@@ -143,6 +147,56 @@ DYNAMIC_BLEND = OptimizerInfo(
         ({"nesterov": True, "momentum": 0.0}, ValueError, r"not 0\.0 and 0"),
     ),
     rate_entries=("lr", "sgd_lr_ratio"),
+    further_rates=("sgd_lr",),
+    as_adam={"alpha": 1.0},
+    without_gate={"alpha": 0.4, "gate": None, "per_tensor": False},
+)
+
+ALME_INFO = OptimizerInfo(
+    cls=ALME,
+    variants=(
+        Variant("default", compiled=True),
+        Variant("plain-mode", {"mode": "plain", "loss_threshold": 1e-5}),
+        Variant("short-windows", {"grad_norm_window": 2, "loss_window": 4, "loss_threshold": 0.1}),
+        Variant("adam", {"weight_decay": 0.05, "decoupled_weight_decay": False}),
+        Variant("adamw", {"weight_decay": 0.1, "fused": True}),
+        Variant("maximize", {"maximize": True, "betas": (0.4, 0.99)}),
+        Variant("unfused", {"fused": False, "weight_decay": 0.1}, compiled=True),
+    ),
+    refused=(
+        ({"lr": -0.1}, ValueError, r"lr: -0\.1; it must be finite and at least 0"),
+        ({"lr": "fast"}, TypeError, "lr must be a number, not 'fast'"),
+        ({"lr": torch.ones(2)}, ValueError, r"Tensor lr must be one float32 .* shape \(2,\)"),
+        ({"betas": (1.0, 0.9)}, ValueError, r"index 0: 1\.0; it must be in \[0, 1\)"),
+        ({"eps": -1}, ValueError, "eps: -1; it must be finite and at least 0"),
+        ({"weight_decay": -1}, ValueError, "weight_decay: -1; it must be"),
+        ({"foreach": True}, ValueError, "one native step for all tensors: leave foreach unset"),
+        ({"differentiable": True}, ValueError, "use DynamicBlend"),
+        ({"capturable": True}, ValueError, "capturable=True, but a parameter is on the CPU"),
+        ({"module": 3}, TypeError, "module must be a torch.nn.Module or None, not 3"),
+        ({"mode": "fast"}, ValueError, "mode must be 'adaptive' or 'plain', not 'fast'"),
+        ({"grad_norm_window": 1}, ValueError, "grad_norm_window: 1; it must be at least 2"),
+        ({"loss_window": 3}, ValueError, "loss_window: 3; it must be at least 4"),
+        ({"grad_norm_threshold": -1.0}, ValueError, r"grad_norm_threshold: -1\.0"),
+        ({"loss_threshold": float("nan")}, ValueError, "loss_threshold: nan"),
+        ({"scales": {}}, ValueError, "scales is empty: pass"),
+        ({"scales": [1.0]}, TypeError, r"scales must be \{scale: number of candidates\}"),
+        ({"scales": {1.0: 0}}, ValueError, "number of candidates of scale 1.0: 0"),
+        ({"scales": {-1.0: 2}}, ValueError, r"scale: -1\.0"),
+        ({"escape_budget": 1.0}, ValueError, r"escape_budget: 1\.0; .* below 1"),
+        ({"seed": -1}, ValueError, r"seed: -1; it must be in \[0, 2\^64\)"),
+        ({"memory": 0}, ValueError, "memory: 0; it must be at least 1"),
+        *(
+            ({name: 0}, ValueError, f"Invalid {name}: 0; it must be at least 1")
+            for name in ("stagnation_patience", "n_eval_steps", "check_every")
+        ),
+    ),
+    bad_groups=(
+        ({"lr": -1.0}, ValueError, r"lr: -1\.0; it must be"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"index 1: 1\.0"),
+        ({"fused": False}, ValueError, "fused=False in one parameter group.*to its constructor"),
+        ({"maximize": True}, ValueError, "maximize=True in one parameter group: losses"),
+    ),
 )
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.9)
@@ -237,4 +291,4 @@ ATTENTION_RESTART = OptimizerInfo(
     closure=True,
 )
 
-REGISTRY = (DYNAMIC_BLEND, LR_ATTENTION, REACTIVE_ESCAPE, ALTERNATING, ATTENTION_RESTART)
+REGISTRY = (DYNAMIC_BLEND, ALME_INFO, LR_ATTENTION, REACTIVE_ESCAPE, ALTERNATING, ATTENTION_RESTART)

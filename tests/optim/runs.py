@@ -98,6 +98,18 @@ def train(optimizer: Any, params: Sequence[Tensor], batches: Iterable[int]) -> N
             optimizer.meta_step()
 
 
+def derived(optimizer: Any) -> list[Tensor]:
+    """What a step makes of sums over all elements: alphas of gates, or stagnation statistics."""
+    if hasattr(optimizer, "alpha"):
+        return list(optimizer.alpha)
+    return [optimizer.param_groups[0]["stagnation"].clone()]
+
+
+def has_gate(variant: Variant) -> bool:
+    """Whether a gate sets alpha from all parameters of a group together."""
+    return variant.name.startswith("gate")
+
+
 def snapshot(optimizer: Any, params: Sequence[Tensor]) -> dict[str, Any]:
     """Copy of everything that decides how training goes on."""
     return {
@@ -144,10 +156,12 @@ __all__ = [
     "assert_changed",
     "assert_same",
     "backward",
+    "derived",
     "every_class",
     "every_hybrid",
     "every_optimizer",
     "every_variant",
+    "has_gate",
     "loss_of",
     "make_params",
     "snapshot",

@@ -14,6 +14,7 @@ from .runs import (
     assert_same,
     every_optimizer,
     every_variant,
+    has_gate,
     make_params,
     snapshot,
     train,
@@ -192,7 +193,7 @@ def test_the_parameter_list_of_a_group_edited(info: OptimizerInfo, variant: Vari
     assert ours.state[params[0]]["step"] == 6
 
 
-@every_variant()
+@every_variant(has_gate)
 def test_the_parameter_list_edited_where_the_gate_counts_them(
     info: OptimizerInfo, variant: Variant
 ):
@@ -216,7 +217,8 @@ def test_settings_changed_between_steps(info: OptimizerInfo, variant: Variant):
     ours, other = info.make(variant, params), info.make(variant, twins, **changes)
     start = snapshot(ours, params)
     ours.param_groups[0].update(changes)
-    other.param_groups[0]["sgd_lr_ratio"] = ours.param_groups[0]["sgd_lr_ratio"]
+    if "sgd_lr_ratio" in info.rate_entries:
+        other.param_groups[0]["sgd_lr_ratio"] = ours.param_groups[0]["sgd_lr_ratio"]
     train(ours, params, range(3))
     train(other, twins, range(3))
     assert_same(params, twins)

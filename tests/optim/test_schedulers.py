@@ -75,7 +75,7 @@ def run(optimizer, params, scheduler, steps=STEPS):
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 def test_every_scheduler_is_torchs(info: OptimizerInfo, name: str, tensor: bool):
     """At alpha 1 each schedule gives what torch's AdamW gives with it, whatever is cycled."""
-    settings = {"weight_decay": 0.1, "decoupled_weight_decay": True, "alpha": 1.0}
+    settings = {"weight_decay": 0.1, "decoupled_weight_decay": True, **info.as_adam}
     params, twins = (make_params(dtype=torch.float64) for _ in range(2))
     lr = torch.tensor(3e-3, dtype=torch.float64) if tensor else 3e-3
     optimizer = info.cls(params, lr=lr, **settings)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.ops._adam_rows import Group, Rows, Tracking, shown
+from unstuck.ops._adam_rows import Group, Rows, Tracking
 from unstuck.ops._blend_check import (
     check_cell,
     check_flag,
@@ -17,6 +17,7 @@ from unstuck.ops._blend_check import (
     check_scalar,
     check_vector,
 )
+from unstuck.ops._blend_rows import shown
 
 __all__ = ["check"]
 

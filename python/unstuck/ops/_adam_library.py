@@ -17,7 +17,7 @@ NUMBERS = ("lr", "beta1", "beta2", "eps", "weight_decay", "norm_threshold", "los
 COUNTS = ("norm_window", "loss_window", "patience")
 FLAGS = ("decoupled", "maximize", "relative", "finish")
 
-# The optional tensor that is written travels as a list of at most one, so that the schema can say so.
+# The optional tensor that is written travels as a list of at most one, so that the schema says so.
 _SCHEMA = (
     "adam_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, Tensor(e!)[] stats, Tensor? lr, "

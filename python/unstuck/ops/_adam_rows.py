@@ -25,9 +25,12 @@ class Stat(IntEnum):
     SEEN_LOSSES = 7
     LOSS_CHANGE = 8
     GRAD_SQUARES = 9
+    TOTAL_STEPS = 10
+    BEST_LOSS = 11
+    HAS_BEST = 12
 
 
-HEADER = 12
+HEADER = len(Stat)
 
 
 class Group(NamedTuple):
@@ -100,6 +103,6 @@ def as_tuple(kind: type[Any], name: str, x: Any) -> Any:
     """Return a tuple as a Group or Tracking, or raise."""
     if not isinstance(x, tuple):
         raise TypeError(f"{name} must be a {kind.__name__}, not {shown(x)}")
-    if len(x) != len(kind._fields):  # type: ignore[attr-defined]
-        raise ValueError(f"{name} must have {len(kind._fields)} fields, not {len(x)}")  # type: ignore[attr-defined]
+    if len(x) != len(kind._fields):
+        raise ValueError(f"{name} must have {len(kind._fields)} fields, not {len(x)}")
     return x if isinstance(x, kind) else kind(*x)

@@ -15,7 +15,7 @@ from unstuck.ops._objective_kinds import (
 from unstuck.ops._trials_now import Along, losses_now, step_now
 from unstuck.ops.landscapes import Landscape
 
-_OBJECTIVE = "str kind, Tensor[] data, float[] numbers, int[] sizes"
+OBJECTIVE = "str kind, Tensor[] data, float[] numbers, int[] sizes"
 _LINE = "Tensor w, Tensor d, Tensor rates"
 
 Packed = tuple[str, list[Tensor], list[float], list[int]]
@@ -33,7 +33,8 @@ def pack(objective: Along) -> Packed:
     return "logistic" if isinstance(objective, LogisticRegression) else "linear", data, [], []
 
 
-def _unpack(kind: str, data: list[Tensor], numbers: list[float], sizes: list[int]) -> Along:
+def unpack(kind: str, data: list[Tensor], numbers: list[float], sizes: list[int]) -> Along:
+    """Return the objective that :func:`pack` packed."""
     family, _, name = kind.partition(" ")
     if family == "landscape":
         return Landscape(name, sizes[0], tuple(numbers))
@@ -68,7 +69,7 @@ def _step(
     rates: Tensor,
     beta: float,
 ) -> tuple[Tensor, ...]:
-    return tuple(step_now(_unpack(kind, data, numbers, sizes), w, d, rates, beta))
+    return tuple(step_now(unpack(kind, data, numbers, sizes), w, d, rates, beta))
 
 
 def _losses(
@@ -80,14 +81,14 @@ def _losses(
     d: Tensor,
     rates: Tensor,
 ) -> Tensor:
-    return losses_now(_unpack(kind, data, numbers, sizes), w, d, rates)
+    return losses_now(unpack(kind, data, numbers, sizes), w, d, rates)
 
 
 _library = torch.library.Library("unstuck", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _name, _schema, _implementation, _fake in (
     (
         "trial_step",
-        f"trial_step({_OBJECTIVE}, {_LINE}, float beta) -> (Tensor, Tensor, Tensor, Tensor)",
+        f"trial_step({OBJECTIVE}, {_LINE}, float beta) -> (Tensor, Tensor, Tensor, Tensor)",
         _step,
         lambda kind, data, numbers, sizes, w, d, rates, beta: (
             torch.empty_like(w),
@@ -98,7 +99,7 @@ for _name, _schema, _implementation, _fake in (
     ),
     (
         "trial_losses",
-        f"trial_losses({_OBJECTIVE}, {_LINE}) -> Tensor",
+        f"trial_losses({OBJECTIVE}, {_LINE}) -> Tensor",
         _losses,
         lambda kind, data, numbers, sizes, w, d, rates: torch.empty_like(rates),
     ),

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from unstuck.ops._adam_library import pack
-from unstuck.ops._adam_now import Plan, native_ready, plan_for, run, step_now
+from unstuck.ops._adam_now import Plan, plan_for, run, step_now
 from unstuck.ops._adam_rows import HEADER, Group, Rows, Stat, Tracking
+from unstuck.ops._blend_now import native_ready
 from unstuck.ops.reference_adam import track
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unstuck.ops import _candidates_library as library
 from unstuck.ops import _candidates_now as now
 from unstuck.ops import landscapes
 from unstuck.ops import reference_candidates as reference
@@ -51,7 +52,7 @@ def check(region: Region, draw: Draw, count: int) -> None:
                 f"sigma must be a number or have {count} elements of {mean.dtype} on "
                 f"{mean.device}, not {tuple(sigma.shape)}, {sigma.dtype}, {sigma.device}"
             )
-    elif not math.isfinite(sigma):
+    elif not abs(sigma) < math.inf:  # NaN is not
         raise ValueError(f"sigma must be finite, not {sigma}")
     if bound not in ("clip", "reflect"):
         raise ValueError(f"bound must be 'clip' or 'reflect', not {bound!r}")
@@ -92,6 +93,8 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     check(region, draw, total)
     if first + count > total:
         raise ValueError(f"sigma has {total} entries, but candidate {first + count - 1} is wanted")
+    if torch.compiler.is_compiling():
+        return library.sample(region, draw, first, count)
     if module := now.native_for(region.mean):
         return now.sample(
             now.plan_for(module, region.mean.numel(), None), region, draw, first, count
@@ -144,6 +147,8 @@ def losses(objective: Any, region: Region, draw: Draw, count: int) -> Tensor:
     """
     check(region, draw, count)
     evaluate = _evaluation(objective, region)
+    if torch.compiler.is_compiling():
+        return library.losses(objective, region, draw, count)
     if not isinstance(objective, Landscape):
         from unstuck.ops import objectives
 
@@ -197,6 +202,8 @@ def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
             f"weights must be of {mean.dtype} on {mean.device}, as mean is, "
             f"not of {weights.dtype} on {weights.device}"
         )
+    if torch.compiler.is_compiling():
+        return library.combine(region, draw, weights)
     if module := now.native_for(region.mean):
         return now.combine(now.plan_for(module, region.mean.numel(), None), region, draw, weights)
     with torch.no_grad():
@@ -246,9 +253,11 @@ def softmax_pass(
     (True, True)
     """
     check(region, draw, count)
-    if not (math.isfinite(beta) and beta >= 0):
+    if not 0 <= beta < math.inf:
         raise ValueError(f"beta must be finite and at least 0, not {beta}")
     evaluate = _evaluation(objective, region)
+    if torch.compiler.is_compiling():
+        return library.softmax_pass(objective, region, draw, count, beta)
     if not isinstance(objective, Landscape):
         values = losses(objective, region, draw, count)
         weights, ess = reference.softmax(values, beta)

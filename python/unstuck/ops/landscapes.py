@@ -2,73 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from unstuck.ops import _candidates_now as now
+from unstuck.ops import _landscapes_library as library
 from unstuck.ops import reference_landscapes as reference
+from unstuck.ops._landscape_kinds import NAMES, Landscape
 
 __all__ = ["NAMES", "Landscape", "value", "value_and_gradient"]
-
-#: The names that :class:`Landscape` knows.
-NAMES = tuple(reference.TABLE)
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """A named function of `dim` coordinates, to be minimised.
-
-    Parameters
-    ----------
-    name : str
-        One of :data:`NAMES`.
-    dim : int
-        The number D of coordinates. Some landscapes are defined for two only.
-    parameters : tuple of float
-        The numbers in the formula that may be chosen: ``(a, b)`` of ``"ravine"``,
-        ``a x^2 + b y^2``, (1, 2) where left empty. The others have none.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, a dimension that the landscape does not have, or parameters that are
-        too many, too few or not finite.
-
-    Examples
-    --------
-    >>> import torch
-    >>> value(Landscape("rastrigin", 3), torch.zeros(3))
-    tensor(0.)
-
-    Notes
-    -----
-    The formulas are in ``ops/reference_landscapes.py`` (torch) and ``csrc/math/landscapes.hpp``.
-    """
-
-    name: str
-    dim: int
-    parameters: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.name not in reference.TABLE:
-            raise ValueError(f"unknown landscape {self.name!r}: known are {', '.join(NAMES)}")
-        formula = reference.TABLE[self.name]
-        if isinstance(self.dim, bool) or not isinstance(self.dim, int):
-            raise ValueError(f"dim must be an integer, not {self.dim!r}")
-        if self.dim < formula.least or (formula.most is not None and self.dim > formula.most):
-            limits = f"{formula.least}" if formula.most else f"at least {formula.least}"
-            raise ValueError(f"dim of {self.name} must be {limits}, not {self.dim}")
-        parameters = tuple(float(p) for p in self.parameters) or formula.parameters
-        if len(parameters) != len(formula.parameters):
-            raise ValueError(
-                f"{self.name} has {len(formula.parameters)} parameters, not {self.parameters}"
-            )
-        if not all(math.isfinite(p) for p in parameters):
-            raise ValueError(f"parameters must be finite, not {self.parameters}")
-        object.__setattr__(self, "parameters", parameters)
 
 
 def _check(landscape: Landscape, x: Tensor) -> None:
@@ -110,10 +51,11 @@ def value(landscape: Landscape, x: Tensor) -> Tensor:
     tensor([5., 9.])
     """
     _check(landscape, x)
-    differentiable = x.requires_grad and torch.is_grad_enabled()
-    if not differentiable and (module := now.native_for(x)):
-        return now.values(module, landscape.name, landscape.parameters, x)
-    return reference.value(landscape.name, landscape.parameters, x)
+    if x.requires_grad and torch.is_grad_enabled():
+        return reference.value(landscape.name, landscape.parameters, x)
+    if torch.compiler.is_compiling():
+        return library.value(landscape, x)
+    return library.value_now(landscape, x)
 
 
 def value_and_gradient(landscape: Landscape, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +86,6 @@ def value_and_gradient(landscape: Landscape, x: Tensor) -> tuple[Tensor, Tensor]
     """
     _check(landscape, x)
     x = x.detach()
-    if module := now.native_for(x):
-        return now.value_and_gradient(module, landscape.name, landscape.parameters, x)
-    return reference.value_and_gradient(landscape.name, landscape.parameters, x)
+    if torch.compiler.is_compiling():
+        return library.value_and_gradient(landscape, x)
+    return library.value_and_gradient_now(landscape, x)

@@ -165,6 +165,8 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     """
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
+    if torch.compiler.is_compiling():
+        return candidates.losses(objective, region, draw, count)
     losses = region.mean.new_empty(count)
     if (losses.is_cuda or objective.dim <= FUSED) and _fused(objective, region, draw, losses):
         return losses

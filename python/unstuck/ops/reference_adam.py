@@ -93,6 +93,10 @@ def track(stats: Tensor, tracking: Tracking, skip: Tensor | None = None) -> None
     s[Stat.SEEN_LOSSES] += told
     s[Stat.LOSS_WAITS] = 0
     s[Stat.GRAD_SQUARES] = 0
+    s[Stat.TOTAL_STEPS] += 1
+    better = told & ((s[Stat.HAS_BEST] == 0) | (s[Stat.LAST_LOSS] < s[Stat.BEST_LOSS]))
+    s[Stat.BEST_LOSS] = torch.where(better, s[Stat.LAST_LOSS], s[Stat.BEST_LOSS])
+    s[Stat.HAS_BEST] = torch.where(told, 1.0, s[Stat.HAS_BEST])
 
     full = s[Stat.SEEN_NORMS] >= len(norms)
     ordered = _ordered(norms, s[Stat.SEEN_NORMS])

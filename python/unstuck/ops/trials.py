@@ -112,7 +112,7 @@ def step(objective: Along, w: Tensor, d: Tensor, rates: Tensor, beta: float) -> 
     tensor([1.])
     """
     _check(objective, w, d, rates)
-    if not (math.isfinite(beta) and beta >= 0):
+    if not 0 <= beta < math.inf:
         raise ValueError(f"beta must be a finite number of at least 0, not {beta}")
     w, d, rates = w.detach(), d.detach(), rates.detach()
     if torch.compiler.is_compiling():

@@ -1,5 +1,6 @@
-"""Optimizers with the ``torch.optim`` API: a fused blend, and four that leave local minima."""
+"""Optimizers with the ``torch.optim`` API: fused steps, and ways out of local minima."""
 
+from unstuck.optim.alme import ALME
 from unstuck.optim.alternating import Alternating
 from unstuck.optim.attention_restart import AttentionRestart
 from unstuck.optim.blend import DynamicBlend
@@ -8,6 +9,7 @@ from unstuck.optim.lr_attention import LRAttention
 from unstuck.optim.reactive_escape import ReactiveEscape
 
 __all__ = [
+    "ALME",
     "Alternating",
     "AttentionRestart",
     "DynamicBlend",

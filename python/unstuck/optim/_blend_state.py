@@ -16,6 +16,7 @@ from unstuck.ops import gate as gate_ops
 from unstuck.ops.gate import Unit
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
+from unstuck.optim import _moments as moments
 from unstuck.optim import _validate as validate
 from unstuck.optim.gate import Gate
 
@@ -247,40 +248,13 @@ def prepare(
     """Create this parameter's state, or bring it to its dtype, device and layout."""
     needs_buffer, needs_direction = mode
     state: dict[str, Any] = optimizer.state[p]
-    on_accelerator = p.device.type != "cpu"
     fresh = "step" not in state
-    if fresh:
-        device = p.device if on_accelerator else torch.device("cpu")
-        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-    elif not isinstance(state["step"], Tensor):
-        state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device=p.device)
-    elif state["step"].dtype != torch.float32 or state["step"].device != p.device:
-        state["step"] = state["step"].to(device=p.device, dtype=torch.float32)
     wanted = ["exp_avg", "exp_avg_sq"]
     wanted += ["momentum_buffer"] if needs_buffer else []
     wanted += ["sgd_direction"] if needs_direction else []
-    for key in wanted:
-        if state.get(key) is None:
-            form = (
-                torch.preserve_format
-                if layout.is_shard(p) or layout.is_dense(p)
-                else torch.contiguous_format
-            )
-            state[key] = torch.zeros_like(p, memory_format=form).detach()
-            if key == "momentum_buffer" and not fresh:
-                _prime(state[key], p, group, getattr(optimizer, "grad_scale", None))
-    for key in MOMENTS:
-        if (x := state.get(key)) is None:
-            continue
-        if x.shape != p.shape:
-            raise ValueError(
-                f"the loaded state {key!r} has shape {tuple(x.shape)}, but its parameter has "
-                f"{tuple(p.shape)}"
-            )
-        if x.dtype != p.dtype or x.device != p.device:
-            x = state[key] = x.to(device=p.device, dtype=p.dtype)
-        if layout.is_plain(p) and x.stride() != p.stride():
-            state[key] = layout.like(x, p)
+    created = moments.prepare(state, p, wanted, MOMENTS)
+    if "momentum_buffer" in created and not fresh:
+        _prime(state["momentum_buffer"], p, group, getattr(optimizer, "grad_scale", None))
     gate_state = group["gate_state"]
     if gate_state is not None and gate_state.device != p.device and p.device.type != "meta":
         group["gate_state"] = gate_state.to(p.device)

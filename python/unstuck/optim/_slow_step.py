@@ -16,6 +16,7 @@ from unstuck.ops import blend, reference
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
+from unstuck.optim import _moments as moments
 
 if TYPE_CHECKING:
     from unstuck.optim.blend import DynamicBlend
@@ -105,25 +106,16 @@ def _batch(optimizer: DynamicBlend, rows: list[Row], mode: tuple[bool, bool]) ->
     for row in rows:
         group = optimizer.param_groups[row.group]
         state = blend_state.prepare(optimizer, row.p, group, mode)
-        w = layout.local(row.p)
-        grad = row.grad
-        if layout.is_shard(row.p) and grad.placements != row.p.placements:  # type: ignore[attr-defined]
-            grad = grad.redistribute(row.p.device_mesh, row.p.placements)  # type: ignore[attr-defined]
-        if not optimizer.defaults["differentiable"]:
-            w, grad = w.detach(), grad.detach()
-            if not layout.is_dense(w):
-                packed = w.contiguous()
-                out.copies.append((w, packed))
-                w = packed
-            grad = layout.like(layout.local(grad), w)
-        out.params.append(w)
-        out.grads.append(grad)
-        for column, key in columns:
-            kept = layout.local(state[key])
-            fit = kept if optimizer.defaults["differentiable"] else layout.like(kept, w)
-            if fit is not kept:
-                out.copies.append((kept, fit))
-            column.append(fit)
+        kept = [state[key] for _, key in columns]
+        if optimizer.defaults["differentiable"]:
+            packed = [layout.local(x) for x in (row.p, row.grad, *kept)]
+        else:
+            packed, copies = moments.pack(row.p, row.grad, kept)
+            out.copies += copies
+        out.params.append(packed[0])
+        out.grads.append(packed[1])
+        for (column, _), x in zip(columns, packed[2:], strict=True):
+            column.append(x)
         out.steps.append(state["step"])
         out.units.append(row.unit)
     return out

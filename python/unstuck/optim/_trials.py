@@ -68,6 +68,32 @@ class Trials:
         """Write values into the parameters."""
         write(self.params, values)
 
+    def use(self, closure: Closure) -> None:
+        """Evaluate another closure from now on."""
+        self._closure, self._calls_backward = closure, True
+
+    def draw_from(self, random: RandomState) -> None:
+        """Let the evaluations from now on draw from another state of the generators."""
+        self._untouched.random = random
+
+    def gradient(self) -> tuple[Tensor, list[Tensor | None]]:
+        """Evaluate loss and gradients at the parameters as they are; the loss in float64."""
+        self._untouched.begin()
+        for p in self.params:
+            p.grad = None
+        with torch.enable_grad():
+            self.value = self._closure()
+            loss = as_loss(self.value)
+            own = all(p.grad is None for p in self.params)
+            if own and isinstance(self.value, Tensor) and self.value.requires_grad:
+                self.value.backward()  # type: ignore[no-untyped-call]
+        grads = [p.grad for p in self.params]
+        for p in self.params:
+            p.grad = None
+        self._untouched.buffers.restore()
+        self.count += 1
+        return loss, grads
+
     def loss(self) -> Tensor:
         """Evaluate the closure at the parameters as they are: a number in float64."""
         self._untouched.begin()

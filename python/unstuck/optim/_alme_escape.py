@@ -1,0 +1,279 @@
+"""Escapes of :class:`unstuck.optim.ALME`: candidates, their mini-optimisation, who goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unstuck.ops import adam, candidates
+from unstuck.ops.candidates import Draw, Region
+from unstuck.optim import _alme_groups as groups
+from unstuck.optim import _layout as layout
+from unstuck.optim import _validate as validate
+from unstuck.optim._alme_population import OneByOne, Population, Together
+from unstuck.optim._trials import Closure
+from unstuck.population._flat import Flat
+
+if TYPE_CHECKING:
+    from unstuck.optim.alme import ALME
+
+
+class Settings(NamedTuple):
+    """How an escape is made; see :class:`unstuck.optim.ALME`."""
+
+    mode: str
+    scales: tuple[tuple[float, int], ...]
+    n_eval_steps: int
+    escape_budget: float
+    check_every: int
+    seed: int
+    memory: int | None
+
+    @property
+    def popsize(self) -> int:
+        """Candidates of one escape."""
+        return sum(count for _, count in self.scales)
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Losses (those with a gradient included) and gradients that one escape evaluates."""
+        gradients = (self.popsize + 1) * self.n_eval_steps
+        return gradients + self.popsize + 2, gradients
+
+    def check(self) -> None:
+        """Raise for a value out of range."""
+        if self.mode not in ("adaptive", "plain"):
+            raise ValueError(f"mode must be 'adaptive' or 'plain', not {self.mode!r}")
+        if not self.scales:
+            raise ValueError("scales is empty: pass {scale: number of candidates}")
+        for scale, count in self.scales:
+            validate.non_negative("scale", scale)
+            validate.positive(f"number of candidates of scale {scale}", count)
+        for name in ("n_eval_steps", "check_every"):
+            validate.positive(name, getattr(self, name))
+        validate.non_negative("escape_budget", self.escape_budget)
+        if self.escape_budget >= 1:
+            raise ValueError(
+                f"Invalid escape_budget: {self.escape_budget}; a share of all evaluations is "
+                "below 1"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"Invalid seed: {self.seed}; it must be in [0, 2^64)")
+        if self.memory is not None:
+            validate.positive("memory", self.memory)
+
+
+class Escape(NamedTuple):
+    """What one escape did.
+
+    Attributes
+    ----------
+    step : int
+        Steps made before it.
+    before, after : float
+        Loss of where it started (the better of staying and of going on by Adam), and of the best
+        candidate, on the same batch.
+    accepted : bool
+        Whether the candidate was taken.
+    distance : float
+        How far the best candidate had got from where the escape started.
+    scale : float
+        The scale it was drawn with.
+    reason : str
+        Why it was not taken, or nothing.
+    """
+
+    step: int
+    before: float
+    after: float
+    accepted: bool
+    distance: float
+    scale: float
+    reason: str
+
+
+def scales_of(scales: Mapping[float, int]) -> tuple[tuple[float, int], ...]:
+    """Return ``{scale: number}`` as pairs."""
+    if not isinstance(scales, Mapping):
+        raise TypeError(f"scales must be {{scale: number of candidates}}, not {scales!r}")
+    return tuple(scales.items())
+
+
+def due(optimizer: ALME) -> bool:
+    """Whether an escape is to be made now; waits for the device every so many steps."""
+    settings, search = optimizer._escapes, optimizer._search
+    if search["steps"] % settings.check_every or not optimizer._escapable:
+        return False
+    evaluations = settings.cost[0]
+    total = search["steps"] + search["nfev"] + evaluations
+    if search["nfev"] + evaluations > settings.escape_budget * total:
+        return False
+    return optimizer.stagnant
+
+
+def escape(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> Escape:
+    """Draw candidates, optimise them for a few steps, and take the best if it beats staying."""
+    settings, search = optimizer._escapes, optimizer._search
+    params = optimizer._moving
+    flat = Flat(params)
+    sign = -1.0 if optimizer.defaults["maximize"] else 1.0
+    start = flat.gather(params)
+    scales = _draw_scales(optimizer)
+    points = _candidates(optimizer, params, flat, start, scales)
+    population: Population = _population(optimizer, params)
+    with population:
+        population.use(closure)
+        moments = _descend(optimizer, flat, population, points[1:])
+        if eval_closure is not None:
+            population.use(eval_closure)
+        losses = population.losses(points).double() * sign
+    losses = torch.where(torch.isfinite(losses), losses, torch.inf).cpu()
+    stay = float(losses[:2].min())
+    best = 2 + int(losses[2:].argmin())
+    lowest = float(losses[best])
+    accepted = lowest < stay
+    if accepted:
+        _take(params, flat, points[best])
+        _take_state(optimizer, params, flat, [x[best - 1] for x in moments])
+    reason = "" if accepted else "no candidate has a finite loss"
+    if not accepted and math.isfinite(lowest):
+        reason = "nothing better was found"
+    search["nfev"] += settings.cost[0]
+    search["ngev"] += settings.cost[1]
+    search["attempts"] += 1
+    search["escapes"] += accepted
+    _learn(optimizer, scales, losses[2:], stay)
+    optimizer._stats[[adam.Stat.SEEN_NORMS, adam.Stat.SEEN_LOSSES, adam.Stat.FLAT_STEPS]] = 0
+    distance = float((points[best] - start).double().norm())
+    record = Escape(
+        search["steps"], stay * sign, lowest * sign, accepted, distance, scales[best - 2], reason
+    )
+    optimizer.history.append(record)
+    return record
+
+
+def _population(optimizer: ALME, params: list[Tensor]) -> Population:
+    if optimizer.module is None:
+        return OneByOne(params)
+    kept = optimizer._population
+    if kept is None or not kept.fits(params):
+        kept = Together(optimizer.module, params, optimizer._escapes.memory)
+        optimizer._population = kept
+    return kept
+
+
+# ---------------------------------------------------------------- candidates
+def _draw_scales(optimizer: ALME) -> list[float]:
+    """Return the scale of each candidate: the given ones, or more of those that succeeded."""
+    pairs = optimizer._escapes.scales
+    return [scale for scale, count in pairs for _ in range(count)]
+
+
+def _learn(optimizer: ALME, scales: list[float], losses: Tensor, stay: float) -> None:
+    """Remember which scales were good."""
+
+
+def _effective_steps(optimizer: ALME, params: list[Tensor], flat: Flat) -> Tensor:
+    """Return Adam's effective step sizes [P]; 0 of a parameter that has not been stepped."""
+    group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    sizes = []
+    for p in params:
+        group, state = group_of[id(p)], optimizer.state.get(p, {})
+        if "exp_avg_sq" not in state:
+            sizes.append(torch.zeros_like(p))
+            continue
+        beta1, beta2 = group["betas"]
+        t = float(state["step"])
+        rate = validate.number(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        v = state["exp_avg_sq"]
+        v = torch.view_as_real(v) if v.is_complex() else v
+        size = rate / (v.to(flat.dtype).sqrt() + group["eps"])
+        sizes.append(torch.view_as_complex(size) if p.is_complex() else size)
+    return flat.gather(sizes)
+
+
+def _candidates(
+    optimizer: ALME, params: list[Tensor], flat: Flat, start: Tensor, scales: list[float]
+) -> Tensor:
+    """Return points [2 + C, P]: where we stand, twice, and the candidates."""
+    search = optimizer._search
+    size = start.abs() * _effective_steps(optimizer, params, flat)
+    sigma = torch.tensor([0.0, 0.0, *scales], dtype=flat.dtype, device=flat.device)
+    region = Region(start, sigma, torch.nan_to_num(size))
+    draw = Draw(seed=optimizer._escapes.seed, iteration=search["iteration"])
+    search["iteration"] += 1
+    return candidates.sample(region, draw, 0, len(sigma))
+
+
+# ---------------------------------------------------------------- mini-optimisation
+def _descend(
+    optimizer: ALME, flat: Flat, population: Population, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Make Adam steps of all points at once, each with its own state; return that state."""
+    exp_avg, exp_avg_sq = torch.zeros_like(points), torch.zeros_like(points)
+    segments = _segments(optimizer, flat)
+    steps = [torch.zeros((), dtype=torch.float32, device=points.device) for _ in segments]
+    for _ in range(optimizer._escapes.n_eval_steps):
+        _, gradients = population.value_and_gradient(points)
+        every = (points, gradients, exp_avg, exp_avg_sq)
+        for step, (first, last, group) in zip(steps, segments, strict=True):
+            whole = last - first == points.shape[1]
+            parts = every if whole else tuple(x[:, first:last].contiguous() for x in every)
+            w, g, m, v = parts
+            adam.step([w], [g], [m], [v], [step], group)
+            if not whole:
+                for x, part in zip(every, parts, strict=True):
+                    x[:, first:last] = part
+    return exp_avg, exp_avg_sq
+
+
+def _segments(optimizer: ALME, flat: Flat) -> list[tuple[int, int, adam.Group]]:
+    """Return which columns have which settings; neighbours alike are one segment."""
+    segments: list[tuple[int, int, adam.Group]] = []
+    sizes = dict(zip(map(id, flat.params), flat.sizes, strict=True))
+    at = 0
+    for group in optimizer.param_groups:
+        width = sum(sizes.get(id(p), 0) for p in group["params"])
+        if not width:
+            continue
+        settings = groups.settings(group)
+        if isinstance(settings.lr, Tensor):
+            settings = settings._replace(lr=settings.lr.to(flat.device))
+        alike = segments and all(
+            x is y or (not isinstance(x, Tensor) and not isinstance(y, Tensor) and x == y)
+            for x, y in zip(segments[-1][2], settings, strict=True)
+        )
+        if alike:
+            segments[-1] = (segments[-1][0], at + width, settings)
+        else:
+            segments.append((at, at + width, settings))
+        at += width
+    return segments
+
+
+# ---------------------------------------------------------------- the winner
+def _take(params: list[Tensor], flat: Flat, point: Tensor) -> None:
+    for p, value in zip(params, flat.split(point), strict=True):
+        p.copy_(value)
+
+
+def _take_state(optimizer: ALME, params: list[Tensor], flat: Flat, moments: list[Tensor]) -> None:
+    """Go on from the winner's own moments, whose age is that of its mini-optimisation."""
+    for p, m, v in zip(params, *(flat.split(x) for x in moments), strict=True):
+        state: dict[str, Any] = optimizer.state[p]
+        if "step" not in state:
+            continue  # never stepped; its first gradient is its first step
+        state["exp_avg"].copy_(m)
+        if p.is_complex():  # of pairs
+            v = torch.view_as_complex(torch.view_as_real(v))
+        state["exp_avg_sq"].copy_(v)
+        state["step"].fill_(optimizer._escapes.n_eval_steps)
+
+
+def escapable(params: list[Tensor]) -> bool:
+    """Whether parameters are whole on this rank."""
+    return not any(layout.is_shard(p) for p in params)

@@ -45,8 +45,10 @@ def test_every_form_draws_the_same_integers(native: ModuleType, form: str, round
         out = torch.full((9, dim), -1.0, dtype=torch.float64)
         draw = Draw(seed, iteration, stream, False, rounds)
         native.noise_words(draw, first, out, form, 1)
-        wanted = noise.integers(seed, iteration, stream, first, 9, dim, rounds=rounds)
+        counters = (seed, iteration, stream, first, 9, dim, rounds)
+        wanted = reference.integers(*counters, torch.device("cpu"))
         assert torch.equal(out.long(), wanted)
+        assert torch.equal(noise.integers(*counters[:-1], rounds=rounds), wanted)
         assert wanted.min() >= 0
         assert wanted.max() <= F
 

@@ -84,7 +84,7 @@ class Run:
             while (ending := self._ending()) is None:
                 self._step()
                 self._nit += 1
-                self._note(self._search.center)
+                self._note()
                 if self._rules.callback is not None and self._rules.callback(self._so_far()):
                     return self._result(Ending(99, "Stopped by the callback."))
         except BudgetSpentError:
@@ -147,14 +147,14 @@ class Run:
     def _spent(self) -> Ending:
         return Ending(1, f"The budget of {self._function.budget} evaluations is spent.")
 
-    def _note(self, at: Tensor) -> None:
-        """Write an entry of the history."""
+    def _note(self, at: Tensor | None = None) -> None:
+        """Write an entry of the history, of where the search stands unless told."""
         history = self._history
         history.nfev.append(self._function.nfev)
         history.fun.append(self._best()[1])
         history.seconds.append(time.perf_counter() - self._began)
         if self._rules.return_all:
-            self._path.append(self._form.write(at))
+            self._path.append(self._form.write(self._search.center if at is None else at))
 
     def _so_far(self, *, copy: bool = True) -> OptimizeResult:
         function = self._function
@@ -169,7 +169,7 @@ class Run:
 
     def _result(self, ending: Ending) -> OptimizeResult:
         if self._history.nfev and self._function.nfev > self._history.nfev[-1]:
-            self._note(self._search.center)  # an iteration that was not completed
+            self._note()  # an iteration that was not completed
         if ending.status in (0, 1, 3) and not math.isfinite(self._best()[1]):
             ending = Ending(3, f"No value was finite. {ending.message}")
         result = OptimizeResult(

@@ -154,14 +154,17 @@ def sample(plan: Plan, region: Region, draw: Draw, first: int, count: int) -> Te
 
 def values(module: Any, name: str, parameters: Sequence[float], x: Tensor) -> Tensor:
     """Return the values [...] of a landscape at points [..., D]."""
-    dim = x.shape[-1]
-    points = dense(x.detach()).view(-1, dim)
-    out = torch.empty(len(points), dtype=x.dtype, device=x.device)
-    with on(x.device):
+    dim, flat = x.shape[-1], x.ndim == 2
+    points = dense(x.detach() if x.requires_grad else x)
+    if not flat:
+        points = points.view(-1, dim)
+    count, device = points.shape[0], x.device
+    out = torch.empty(count, dtype=x.dtype, device=device)
+    with on(device):
         plan = plan_for(module, dim, name, parameters)
-        lend(plan, x.device, len(points), False)
-        plan.values(points, out, where(x.device))
-    return out.view(x.shape[:-1])
+        lend(plan, device, count, False)
+        plan.values(points, out, where(device))
+    return out if flat else out.view(x.shape[:-1])
 
 
 def value_and_gradient(

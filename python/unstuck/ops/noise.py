@@ -103,6 +103,12 @@ def integers(
     check_draw(Draw(seed, iteration, stream, False, rounds))
     check_range(first, count, dim)
     where = torch.device("cpu" if device is None else device)
+    if where.type == "cpu":
+        words = torch.empty(count, dim, dtype=torch.float64)
+        if module := now.native_for(words):
+            draw = Draw(seed, iteration, stream, False, rounds)
+            module.noise_words(draw, first, words, module.noise_forms()[-1], now.where(where))
+            return words.long()
     return reference.integers(seed, iteration, stream, first, count, dim, rounds, where)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unstuck.ops import landscapes, objectives
 from unstuck.ops.landscapes import Landscape
+from unstuck.search._space import Array
 
 Bounds = Sequence[Any]
 """A pair ``(low, high)``, each a number or D numbers."""
@@ -25,6 +26,13 @@ class Best(NamedTuple):
 
     x: Tensor
     f: float
+
+
+def evaluate(objective: Any, x: Tensor) -> Tensor:
+    """Return the losses [N] of candidates [N, D] under an objective of ``unstuck.ops``."""
+    if isinstance(objective, Landscape):
+        return landscapes.value(objective, x)
+    return objectives.value(objective, x)
 
 
 class Search(ABC):
@@ -116,7 +124,7 @@ class Search(ABC):
                 "tell one loss for each row of ask()"
             )
         self._update(values)
-        self._record(values, lambda index: x[index])
+        self._record(values.cpu().numpy(), lambda index: x[index])
 
     def step(self, objective: Any) -> None:
         """Ask, evaluate and tell in one call.
@@ -129,12 +137,7 @@ class Search(ABC):
             that of ask and tell to rounding.
         """
         x = self.ask()
-        if callable(objective):
-            self.tell(objective(x))
-        elif isinstance(objective, Landscape):
-            self.tell(landscapes.value(objective, x))
-        else:
-            self.tell(objectives.value(objective, x))
+        self.tell(objective(x) if callable(objective) else evaluate(objective, x))
 
     def stop(self) -> dict[str, Any]:
         """Return why to stop, ``{}`` when there is no reason: reason to the value that set it."""
@@ -178,15 +181,14 @@ class Search(ABC):
         self._best = Best(state["best_x"].to(self._x0).clone(), float(state["best_f"]))
         self._asked = None
 
-    def _record(self, losses: Tensor, candidate: Callable[[int], Tensor]) -> None:
+    def _record(self, losses: Array, candidate: Callable[[int], Tensor]) -> None:
         """Count, keep the best, and forget the candidates."""
-        values = losses.cpu().numpy()  # a few numbers, mostly: cheaper than in torch
-        finite = np.where(np.isfinite(values), values, np.inf)
+        finite = np.where(np.isfinite(losses), losses, np.inf)
         index = int(finite.argmin())
         value = float(finite[index])
         if value < self._best.f:
             self._best = Best(candidate(index).clone(), value)
-        self._nfev += values.size
+        self._nfev += losses.size
         self._nit += 1
         self._asked = None
 

@@ -49,6 +49,7 @@ class PhasedRule:
         self.phase: dict[str, Any] = {"local": None, "separable": None, "wide": None}
         if local:
             self.phase["local"] = QuasiNewton(space, space.x0, space.sigma0)
+        self._points: Array | None = None  # of this iteration, once they were asked for
 
     @property
     def mean(self) -> Tensor:
@@ -56,9 +57,10 @@ class PhasedRule:
         self._begin()
         now = self._turn()
         point = now.mean if isinstance(now, Covariance) else now.x
-        return self._tensor(point)
+        return self.tensor(point)
 
-    def _tensor(self, x: Array) -> Tensor:
+    def tensor(self, x: Array) -> Tensor:
+        """Return points as the objective gets them."""
         return torch.from_numpy(x).to(self._like)
 
     def _turn(self) -> Any:
@@ -113,16 +115,25 @@ class PhasedRule:
 
     def candidates(self, iteration: int) -> Tensor:
         """Return the candidates [N, D] of `iteration`; N is that of the phase."""
-        self._begin()
-        phase = self._turn()
-        points = phase.ask(iteration) if isinstance(phase, Covariance) else phase.ask()
-        return self._tensor(points)
+        return self.tensor(self.points(iteration).copy())
+
+    def points(self, iteration: int) -> Array:
+        """Return what :meth:`candidates` does, in float64; not to be written."""
+        if self._points is None:
+            self._begin()
+            phase = self._turn()
+            self._points = phase.ask(iteration) if isinstance(phase, Covariance) else phase.ask()
+        return self._points
 
     def update(self, losses: Tensor, x: Tensor) -> None:
         """Move, from the losses [N] of the candidates x [N, D]."""
+        self.tell(losses.cpu().numpy(), x.double().cpu().numpy().copy())  # x is the caller's
+
+    def tell(self, values: Array, points: Array) -> None:
+        """Do what :meth:`update` does."""
+        self._points = None
         name = self._name()
         phase = self.phase[name]
-        values = losses.cpu().numpy()
         finite = np.isfinite(values)
         if not finite.all():
             values = np.where(finite, values, np.inf)
@@ -132,10 +143,10 @@ class PhasedRule:
         self.bad = 0 if trial or finite.any() else self.bad + 1
         if name == "wide" and not self.bad:
             self.lowest = min(self.lowest, float(values.min()))
-            phase.tell(values, x.double().cpu().numpy())
+            phase.tell(values, points)
             self._after_wide(phase)
         elif name != "wide" and self.bad in (0, _PATIENCE):
-            phase.tell(values)
+            phase.tell(values, points)
             self._after_local(name, phase)
 
     def _after_wide(self, run: Covariance) -> None:
@@ -185,6 +196,7 @@ class PhasedRule:
         """Take what :meth:`state` returned."""
         for name, value in state["fields"].items():
             setattr(self, name, dict(value) if isinstance(value, dict) else value)
+        self._points = None
         self.phase = {
             name: None if packed is None else unpack(_KINDS[name], self._space, packed)
             for name, packed in state["phases"].items()

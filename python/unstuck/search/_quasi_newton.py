@@ -51,28 +51,30 @@ class QuasiNewton:
         return np.concatenate([ahead, self.space.clip(self.x - self._differences())])
 
     def _differences(self) -> Array:
+        steps = np.zeros((self.x.size, self.x.size))
         sign = np.where(self.x + self.h > self.space.high, -1.0, 1.0)
-        return np.diag(self.h * sign)
+        steps.flat[:: self.x.size + 1] = self.h * sign
+        return steps
 
-    def tell(self, losses: Array) -> None:
-        """Take the losses [n] of these points."""
+    def tell(self, losses: Array, points: Array) -> None:
+        """Take the losses [n] of these points [n, D]."""
         if self.phase == "start":
             self.f, self.phase = float(losses[0]), "gradient"
             if not math.isfinite(self.f):
                 self.why = "nonfinite"
         elif self.phase == "gradient":
-            self._learn(losses)
+            self._learn(losses, points)
         else:
-            self._line(float(losses[0]))
+            self._line(float(losses[0]), points[0])
 
-    def _learn(self, losses: Array) -> None:
+    def _learn(self, losses: Array, points: Array) -> None:
         dim = self.x.size
-        points = np.diagonal(self.ask()[:dim])
+        ahead = points[:dim].diagonal()
         if self.central:
-            behind = np.diagonal(self.ask()[dim:])
-            width, rise = points - behind, losses[:dim] - losses[dim:]
+            behind = points[dim:].diagonal()
+            width, rise = ahead - behind, losses[:dim] - losses[dim:]
         else:
-            width, rise = points - self.x, losses - self.f
+            width, rise = ahead - self.x, losses - self.f
         with np.errstate(all="ignore"):
             gradient = rise / width
         if not np.isfinite(gradient).all():
@@ -91,8 +93,8 @@ class QuasiNewton:
             return
         if not self.inverse.size:
             self.inverse = np.eye(move.size) * (product / length)
-        left = np.eye(move.size) - np.outer(move, change) / product
-        self.inverse = left @ self.inverse @ left.T + np.outer(move, move) / product
+        left = np.eye(move.size) - move[:, None] * change / product
+        self.inverse = left @ self.inverse @ left.T + move[:, None] * move / product
 
     def _aim(self) -> None:
         """Choose the direction of the next line search."""
@@ -116,13 +118,13 @@ class QuasiNewton:
         self.best_f = math.inf
         self.phase = "line"
 
-    def _line(self, f: float) -> None:
+    def _line(self, f: float, point: Array) -> None:
         t = self.t
         if not math.isfinite(f):
             f = math.inf
         if f <= self.f + 1e-4 * t * self.slope:
             if f < self.best_f:
-                self.best_f, self.best_x = f, self.ask()[0]
+                self.best_f, self.best_x = f, point
                 if self.fresh and self.tries < 8:
                     self.t, self.tries = 4 * t, self.tries + 1
                     return
@@ -154,6 +156,7 @@ class QuasiNewton:
         noise = self.space.eps * max(abs(self.f), 1e-8)
         grain = 4 * self.space.eps * np.abs(self.x)  # below it, x + h is x
         least = np.maximum(1e-10 if self.space.eps < 1e-10 else 1e-5, grain)
-        self.h = np.clip(6 * np.sqrt(noise * np.maximum(slack, 0)), least, 1e-2 * self.step + grain)
+        wanted = 6 * np.sqrt(noise * np.maximum(slack, 0))
+        self.h = np.minimum(np.maximum(wanted, least), 1e-2 * self.step + grain)
         if self.small >= 3:
             self.why = "tolfun"

@@ -46,8 +46,9 @@ class Separable:
         """Return the points of this round [n, D]."""
         return self.points
 
-    def tell(self, losses: Array) -> None:
-        """Take the losses [n] of these points."""
+    def tell(self, losses: Array, points: Array) -> None:
+        """Take the losses [n] of these points [n, D]."""
+        self.points = points
         if not np.isfinite(losses).all():
             self.why = "nonfinite"
         elif self.round == -2:

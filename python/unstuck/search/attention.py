@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unstuck.search._base import Best, Bounds, Search
+from unstuck.search._base import Best, Bounds, Search, evaluate
 from unstuck.search._diagonal import DiagonalRule
 from unstuck.search._options import check_options
 from unstuck.search._phases import PhasedRule
@@ -170,7 +170,7 @@ class AttentionSearch(Search):
     def popsize(self) -> int:
         """How many candidates the next :meth:`ask` returns."""
         if isinstance(self._rule, PhasedRule):
-            return self.ask().shape[0]
+            return len(self._rule.points(self._nit))
         return self._rule.popsize
 
     def stop(self) -> dict[str, Any]:
@@ -186,8 +186,14 @@ class AttentionSearch(Search):
             An objective of ``unstuck.ops`` is evaluated without storing a candidate; the result is
             that of ask and tell to rounding. A callable maps candidates [N, D] to losses [N].
         """
-        if callable(objective) or self._asked is not None or isinstance(self._rule, PhasedRule):
+        if callable(objective) or self._asked is not None:
             super().step(objective)
+        elif isinstance(self._rule, PhasedRule):  # few candidates: stored, but not handed out
+            points = self._rule.points(self._nit)
+            x = self._rule.tensor(points)
+            losses = evaluate(objective, x).double().cpu().numpy()
+            self._rule.tell(losses, points)
+            self._record(losses, lambda index: x[index])
         else:
             report = self._rule.fused(objective, self._nit, self._best.f)
             if report.x is not None:

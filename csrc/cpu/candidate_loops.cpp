@@ -200,7 +200,7 @@ namespace entry {
   }                                                                                                \
   UNSTUCK_CLONES void fold_column_##R(int64_t dim, const R* x, double* out) { fold(dim, x, out); } \
   UNSTUCK_CLONES void rescale_##R(int64_t n, R factor, R* x) {                                     \
-    for (int64_t i = 0; i < n; ++i) x[i] *= factor;                                                \
+    for (int64_t i = 0; i < n; ++i) x[i] = factor == R(0) ? R(0) : x[i] * factor;                  \
   }                                                                                                \
   UNSTUCK_CLONES void add_scaled_##R(int64_t n, R factor, const R* __restrict x,                   \
                                      R* __restrict to) {                                           \

@@ -32,11 +32,13 @@ void add_points_column(int64_t dim, const R* x, const R* mean, const R* a, R* sh
 template <class R>
 void fold_column(int64_t dim, const R* x, double* out);
 
-// x *= factor; to += factor x; x *= by[i]^power
+// x *= factor, where 0 forgets what was infinite
 template <class R>
 void rescale(int64_t n, R factor, R* x);
+// to += factor x
 template <class R>
 void add_scaled(int64_t n, R factor, const R* x, R* to);
+// shift *= by, square *= by^2
 template <class R>
 void rescale_each(int64_t n, const R* by, R* shift, R* square);
 

@@ -30,8 +30,9 @@ OnlineSoftmax merged(const std::vector<OnlineSoftmax>& found, double beta) {
   for (const OnlineSoftmax& f : found) all.merge(f);
   return all;
 }
-double share_of(const OnlineSoftmax& all, const OnlineSoftmax& part) {
-  return part.empty ? 0 : exp_negative(all.scale * (part.best - all.best)) / all.sum;
+template <class R>
+R share_of(const OnlineSoftmax& all, const OnlineSoftmax& part) {
+  return R(part.empty ? 0 : exp_negative(all.scale * (part.best - all.best)) / all.sum);
 }
 
 // `more` has room for the sums of all threads but the first, which has `shift` and `square`.
@@ -81,7 +82,7 @@ void row_pass(const LandscapeView& objective, const RegionView<R>& region, const
   split(chunks, chunks * kMergeChunk, threads, [&](int64_t begin, int64_t end, int) {
     const int64_t c = begin * kMergeChunk, n = std::min(end * kMergeChunk, dim) - c;
     for (int64_t part = 0; part < parts; ++part) {
-      const R factor = R(share_of(all, scratch.found[size_t(part)]));
+      const R factor = share_of<R>(all, scratch.found[size_t(part)]);
       R *from, *from_square;
       sums_of(part, from, from_square);
       if (part == 0) {
@@ -117,15 +118,15 @@ void column_pass(const LandscapeView& objective, const RegionView<R>& region, co
     scratch.found[size_t(part)] = found;
   });
   const OnlineSoftmax all = merged(scratch.found, scratch.found[0].scale);
-  double* total = scratch.partials.data();
+  std::fill_n(shift, dim, R(0));
+  std::fill_n(square, dim, R(0));
   for (size_t part = 0; part < scratch.found.size(); ++part) {
-    const double factor = share_of(all, scratch.found[part]);
-    const double* from = total + part * 2 * size_t(dim);
-    for (int64_t i = 0; i < 2 * dim; ++i) total[i] = factor * from[i] + (part ? total[i] : 0.0);
-  }
-  for (int64_t c = 0; c < dim; ++c) {
-    shift[c] = R(total[c]);
-    square[c] = R(total[dim + c]);
+    const R factor = share_of<R>(all, scratch.found[part]);
+    const double* from = scratch.partials.data() + part * 2 * size_t(dim);
+    for (int64_t c = 0; c < dim && factor != R(0); ++c) {
+      shift[c] += factor * R(from[c]);
+      square[c] += factor * R(from[dim + c]);
+    }
   }
 }
 

@@ -128,6 +128,40 @@ def test_a_number_of_threads_gives_one_result(native: ModuleType, dim: int) -> N
         assert torch.equal(results[a][1].square, results[b][1].square)
 
 
+@pytest.mark.parametrize("dim", [5, 200, 1100])
+def test_better_candidates_may_come_late(native: ModuleType, dim: int) -> None:
+    """Weights are rescaled with every group of candidates, and infinite sums are forgotten."""
+    count, beta = 203, 100.0
+    sigma = torch.linspace(3, 0.01, count)
+    sigma[:40] = 1e25  # their squares overflow, their losses do not
+    place = region(dim, count, "scale", torch.float32)._replace(sigma=sigma)
+    landscape, draw = Landscape("ackley", dim), Draw(8)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            losses, moments, ess = candidates.softmax_pass(landscape, place, draw, count, beta)
+            weights, size = reference.softmax(losses, beta)
+            wanted = reference.combine(place, draw, weights)
+            assert bool((losses[:40] > losses[-40:].max()).all())
+            assert ess == pytest.approx(size, rel=1e-4)
+            torch.testing.assert_close(moments.shift, wanted.shift, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(moments.square, wanted.square, rtol=1e-3, atol=1e-8)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_no_cache_holds_is_drawn_twice(native: ModuleType) -> None:
+    dim = 2**18 + 70
+    place, landscape, draw = Region(torch.ones(dim), 0.5), Landscape("sphere", dim), Draw(3)
+    values, moments, ess = candidates.softmax_pass(landscape, place, draw, 5, 1e-3)
+    weights, size = reference.softmax(values, 1e-3)
+    wanted = reference.combine(place, draw, weights)
+    assert ess == pytest.approx(size, rel=1e-4)
+    close(moments.shift, wanted.shift)
+    close(moments.square, wanted.square)
+
+
 def test_threads_do_not_share_scratch_memory(backend: str) -> None:
     place = region(50, 200, "plain", torch.float32)
     landscape = Landscape("sphere", 50)

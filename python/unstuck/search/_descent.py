@@ -15,7 +15,6 @@ from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, Adam, Optimizer
 
 from unstuck.search._base import Best, Bounds, _start, read_bounds
-from unstuck.search.attention import AttentionSearch
 
 BASES: dict[str, Callable[..., Optimizer]] = {
     "gd": SGD,
@@ -68,12 +67,12 @@ class Descent(ABC):
     def __init__(
         self,
         x0: Any,
-        sigma0: float,
+        sigma0: float = 1.0,
         *,
-        bounds: Bounds | None,
-        seed: int,
-        base: Base,
-        lr: float | None,
+        bounds: Bounds | None = None,
+        seed: int = 0,
+        base: Base = "lbfgs",
+        lr: float | None = None,
     ) -> None:
         start = _start(x0)
         self._low, self._high = read_bounds(bounds, start)
@@ -204,42 +203,13 @@ class Descent(ABC):
         self._move(self.center)
         return first[0]
 
+    def _gradient_step(self, problem: Differentiable) -> Record:
+        return Record("gradient", self._descend(problem), self.nfev, self.ngev)
+
     def _move(self, x: Tensor) -> None:
         """Go to a point, inside the bounds."""
         with torch.no_grad():
             self._w.copy_(self._inside(x))
-
-    def _look_around(
-        self, problem: Differentiable, steps: int, *, sigma: float, forget: bool, **options: Any
-    ) -> Record:
-        """Make attention steps from the point; go to the best if it beats the point."""
-        limits = None if self._low is None else (self._low, self._high)
-        counts = self._counts
-        seed = (self._seed + counts["attempts"] * 0x9E3779B97F4A7C15) % 2**64
-        if options.get("mode", "adaptive") == "adaptive":  # one cloud around the point, no descent
-            options = {"covariance": "diagonal", "restarts": False, **options}
-        search = AttentionSearch(self.center, sigma, bounds=limits, seed=seed, **options)
-        before = float(problem(self.center[None]))
-        self._note(self.center, before)
-        counts["nfev"] += 1
-        try:
-            for _ in range(steps):
-                objective = fused(problem, search.popsize)
-                search.step(problem if objective is None else objective)
-        finally:  # an error or an interrupt of the problem does not lose what was found
-            if search.best.f < self._best.f:
-                self._note(*search.best)
-        counts["nfev"] += search.nfev
-        counts["attempts"] += 1
-        better = search.best.f < before or (
-            not math.isfinite(before) and math.isfinite(search.best.f)
-        )
-        if better:
-            self._move(search.best.x)
-            counts["escapes"] += 1
-            if forget or isinstance(self._base, LBFGS):  # moments of another place
-                self._base.state.clear()
-        return Record("escape", before, self.nfev, self.ngev, None, better)
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unstuck.ops import trials
 from unstuck.search._base import Bounds
 from unstuck.search._descent import Base, Descent, Differentiable, Record, at_least, fused, whole
+from unstuck.search._escape import Escaping
 from unstuck.search._plateau import Plateau
 from unstuck.search._temperature import weigh
 
@@ -56,23 +57,11 @@ class GradientDescent(Descent):
     True
     """
 
-    def __init__(
-        self,
-        x0: Any,
-        sigma0: float = 1.0,
-        *,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        base: Base = "lbfgs",
-        lr: float | None = None,
-    ) -> None:
-        super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
-
     def _advance(self, problem: Differentiable) -> Record:
-        return Record("gradient", self._descend(problem), self.nfev, self.ngev)
+        return self._gradient_step(problem)
 
 
-class ReactiveEscape(Descent):
+class ReactiveEscape(Escaping):
     """Descend until plateaus in a row, look around by attention search, and descend again.
 
     Parameters
@@ -80,7 +69,7 @@ class ReactiveEscape(Descent):
     x0 : Tensor [D] or sequence of D floats
         The start.
     sigma0 : float
-        Standard deviation of the candidates at the beginning of a look around, in units of `x0`.
+        Standard deviation of the first candidates, in units of `x0`.
     bounds : pair (low, high), optional
         Each a number or D numbers; no point lies outside.
     seed : int
@@ -96,7 +85,8 @@ class ReactiveEscape(Descent):
     plateaus : int
         Plateaus in a row before a look around.
     escape_steps : int
-        Attention steps of a look around; the best candidate is taken if it beats the point.
+        Attention steps of a look around; the best candidate is taken if it beats the point. In mode
+        adaptive a look around goes on with the search of the last one, until that has converged.
     popsize : int, optional
         Candidates of an attention step; see :class:`unstuck.search.AttentionSearch`.
     mode : {"adaptive", "plain", "enhanced"}
@@ -137,23 +127,22 @@ class ReactiveEscape(Descent):
         self._plateau = Plateau(whole("window", window), at_least("tol", tol, 0))
         self._plateaus = whole("plateaus", plateaus)
         self._steps = whole("escape_steps", escape_steps)
-        self._options = {"popsize": popsize, "mode": mode}
-        super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        super().__init__(
+            x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr, popsize=popsize, mode=mode
+        )
         self._seen = Plateau.fresh()
 
     def _advance(self, problem: Differentiable) -> Record:
         if self._seen["plateaus"] < self._plateaus:
-            loss = self._descend(problem)
-            self._plateau.see(self._seen, loss)
-            return Record("gradient", loss, self.nfev, self.ngev)
-        record = self._look_around(
-            problem, self._steps, sigma=self.sigma0, forget=True, **self._options
-        )
+            record = self._gradient_step(problem)
+            self._plateau.see(self._seen, record.loss)
+            return record
+        record = self._look_around(problem, self._steps, forget=True)
         self._plateau.begin(self._seen, elsewhere=bool(record.accepted))
         return record
 
 
-class Alternating(Descent):
+class Alternating(Escaping):
     """Descend and look around in a fixed cycle.
 
     Parameters
@@ -198,18 +187,17 @@ class Alternating(Descent):
     ) -> None:
         self._gradient_steps = whole("gradient_steps", gradient_steps)
         self._attention_steps = whole("attention_steps", attention_steps)
-        self._options = {"popsize": popsize, "mode": mode}
-        super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        super().__init__(
+            x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr, popsize=popsize, mode=mode
+        )
 
     def _advance(self, problem: Differentiable) -> Record:
         if self.nit % (self._gradient_steps + 1) < self._gradient_steps:
-            return Record("gradient", self._descend(problem), self.nfev, self.ngev)
-        return self._look_around(
-            problem, self._attention_steps, sigma=self.sigma0, forget=False, **self._options
-        )
+            return self._gradient_step(problem)
+        return self._look_around(problem, self._attention_steps, forget=False)
 
 
-class AttentionRestart(Descent):
+class AttentionRestart(Escaping):
     """Descend to a minimum, re-place the start by attention search, and again.
 
     Parameters
@@ -221,7 +209,8 @@ class AttentionRestart(Descent):
     attention_steps : int
         Attention steps of a restart.
     growth : float
-        Factor of `sigma0` after a restart that found nothing better, at least 1.
+        Factor of the `sigma0` of the next search after a restart that found nothing better, at
+        least 1.
     reach : float
         Where that ends, and begins again at 1.
 
@@ -263,20 +252,20 @@ class AttentionRestart(Descent):
         self._gradient_steps = whole("gradient_steps", gradient_steps)
         self._attention_steps = whole("attention_steps", attention_steps)
         self._growth, self._reach = at_least("growth", growth, 1), at_least("reach", reach, 1)
-        self._options = {"popsize": popsize, "mode": mode}
-        super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
+        super().__init__(
+            x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr, popsize=popsize, mode=mode
+        )
         self._seen = {**Plateau.fresh(), "descended": 0, "widened": 1.0}
 
     def _advance(self, problem: Differentiable) -> Record:
         seen = self._seen
         if not seen["plateaus"] and seen["descended"] < self._gradient_steps:
-            loss = self._descend(problem)
-            self._plateau.see(seen, loss)
+            record = self._gradient_step(problem)
+            self._plateau.see(seen, record.loss)
             seen["descended"] += 1
-            return Record("gradient", loss, self.nfev, self.ngev)
-        sigma = self.sigma0 * seen["widened"]
+            return record
         record = self._look_around(
-            problem, self._attention_steps, sigma=sigma, forget=True, **self._options
+            problem, self._attention_steps, forget=True, widened=seen["widened"]
         )
         self._plateau.begin(seen, elsewhere=bool(record.accepted))
         wider = seen["widened"] * self._growth

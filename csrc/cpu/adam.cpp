@@ -39,8 +39,8 @@ UNSTUCK_INLINE void prefetch(const Memory<R>& at, int64_t i) {
   __builtin_prefetch(at.g + i, 0);
 }
 
-template <class R>
-UNSTUCK_INLINE double run(const Memory<R>& at, int64_t length, const AdamCoefs<R>& c) {
+template <bool FromGrad, class R>
+UNSTUCK_INLINE double run_from(const Memory<R>& at, int64_t length, const AdamCoefs<R>& c) {
   constexpr int64_t W = 64 / int64_t(sizeof(R));
   R* __restrict const w = at.w;
   R* __restrict const m = at.m;
@@ -54,17 +54,26 @@ UNSTUCK_INLINE double run(const Memory<R>& at, int64_t length, const AdamCoefs<R
       prefetch(at, i + kAhead);
 #pragma omp simd
       for (int64_t l = 0; l < W; ++l) {
-        const R x = adam_element(w[i + l], g[i + l], m[i + l], v[i + l], c);
+        R wi = w[i + l], mi = m[i + l], vi = v[i + l];
+        const R x = adam_element<FromGrad>(wi, g[i + l], mi, vi, c);
+        w[i + l] = wi;
+        m[i + l] = mi;
+        v[i + l] = vi;
         squares[l] += x * x;
       }
     }
     for (int64_t i = whole; i < end; ++i) {
-      const R x = adam_element(w[i], g[i], m[i], v[i], c);
+      const R x = adam_element<FromGrad>(w[i], g[i], m[i], v[i], c);
       squares[i - whole] += x * x;
     }
     for (int64_t l = 0; l < W; ++l) total += double(squares[l]);
   }
   return total;
+}
+
+template <class R>
+UNSTUCK_INLINE double run(const Memory<R>& at, int64_t length, const AdamCoefs<R>& c) {
+  return c.from_grad ? run_from<true>(at, length, c) : run_from<false>(at, length, c);
 }
 
 template <class T>

@@ -75,7 +75,9 @@ __device__ arithmetic_t<T> adam_elements(const Pack& pack, int t, int64_t i,
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     R wk = widen(W.x[k]), mk = widen(M.x[k]), vk = widen(Q.x[k]);
-    const R g = adam_element(wk, R(widen(G.x[k])), mk, vk, c);
+    const R grad = widen(G.x[k]);
+    const R g = c.from_grad ? adam_element<true>(wk, grad, mk, vk, c)
+                            : adam_element<false>(wk, grad, mk, vk, c);
     W.x[k] = narrow<T>(wk);
     M.x[k] = narrow<T>(mk);
     Q.x[k] = narrow<T>(vk);

@@ -70,12 +70,13 @@ UNSTUCK_HD AdamCoefs<R> narrowed(const AdamCoefs<double>& c) {
           R(c.root_correction2), R(c.eps), R(c.step), c.from_grad};
 }
 
-// One step of one element. Returns its gradient, free of sign and loss scale.
-template <class R>
+// One step of one element. Returns its gradient, free of sign and loss scale. `FromGrad` is that of
+// the coefficients; as a variable it would keep compilers from vectorising.
+template <bool FromGrad, class R>
 UNSTUCK_HD R adam_element(R& w, R grad, R& m, R& v, const AdamCoefs<R>& c) {
   const R g = grad * c.grad_scale;
   const R x = c.l2 != R(0) ? fused(w, c.l2, g) : g;  // a parameter may be infinite: 0 * w is NaN
-  m = fused(c.lerp, x - m, c.from_grad ? x : m);
+  m = fused(c.lerp, x - m, FromGrad ? x : m);
   v = fused(c.one_minus_beta2 * x, x, c.beta2 * v);
   w = w * c.keep + (c.step * m) / (square_root(v) / c.root_correction2 + c.eps);
   return g;

@@ -107,6 +107,9 @@ def test_the_six_optimizers(tmp_path):
     for dim in plan.dims:
         race = race_of(record, dim)
         assert len(race.runs) == len(RACERS)
+        assert len(race.evaluations) == 40
+        assert race.evaluations[3::36] == [120, 1200]  # a tenth, which the table reads, and all
+        assert {len(run.best) for run in race.runs} == {40}
         best_of_gd = min(race.final("gd"))
         for method in set(RACERS) - {"gd"}:
             assert max(race.final(method)) < best_of_gd, method

@@ -123,7 +123,7 @@ class Function:
                 found.append(self._batch(part) if self._vectorized else self._each(part))
         if left < len(x):
             raise BudgetSpentError
-        return torch.cat(found)
+        return torch.cat(found) if len(found) > 1 else found[0].clone()
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of a point ``[D]``, in float64, and its gradient ``[D]``.
@@ -162,8 +162,9 @@ class Function:
 
     def record(self, x: Tensor, losses: Tensor) -> None:
         """Count points ``[n, D]`` with their losses ``[n]`` and keep the best."""
-        self.nfev += len(losses)
-        finite = torch.where(losses.isfinite(), losses, math.inf)
+        values = losses.detach().cpu().numpy()  # a few numbers, mostly: cheaper than in torch
+        self.nfev += values.size
+        finite = np.where(np.isfinite(values), values, np.inf)
         index = int(finite.argmin())
         value = float(finite[index])
         if value < self.best_f:

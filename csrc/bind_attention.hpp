@@ -5,7 +5,7 @@
 
 namespace unstuck {
 
-// A Backend has: Candidates, a backend of CandidatePlan; Scratch; and steps, as in
+// A Backend has: Candidates, a backend of CandidatePlan; Scratch; workspace_size; and steps, as in
 // cpu/attention.hpp, which takes the scratch memory of both and the candidates' place.
 template <class Backend>
 class AttentionPlan : public CandidatePlan<typename Backend::Candidates> {
@@ -13,6 +13,11 @@ class AttentionPlan : public CandidatePlan<typename Backend::Candidates> {
 
  public:
   using Base::Base;
+
+  int64_t workspace_size(const py::object& count, const py::object& antithetic) const {
+    return Backend::workspace_size(this->dim_, integer(count, {"count"}, 0, UINT32_MAX),
+                                   flag(antithetic, {"antithetic"}));
+  }
 
   // `data` is None for the plan's landscape, or see read_data(). region = (mean, sigma, scale, low,
   // high, bound), of which mean and scale are written.
@@ -84,6 +89,8 @@ void bind_attention(py::module_& m) {
       m, "AttentionPlan", py::module_local(), "Adaptive attention search on one objective.")
       .def(py::init<const py::object&, const py::object&, const py::object&>(),
            py::arg("landscape"), py::arg("parameters"), py::arg("dim"))
+      .def("workspace_size", &Plan::workspace_size, py::arg("count"), py::arg("antithetic"),
+           "float64 numbers that set_workspace() needs for steps with this many candidates.")
       .def("steps", &Plan::steps, py::arg("data"), py::arg("region"), py::arg("path"),
            py::arg("beta"), py::arg("share"), py::arg("draw"), py::arg("steps"), py::arg("losses"),
            py::arg("best_x"), py::arg("best"), py::arg("where"),

@@ -1,11 +1,13 @@
 // The module unstuck._cuda: kernels on NVIDIA GPUs. Compiled with UNSTUCK_EMULATED it is the test
 // suite's module, whose kernels run on the CPU.
 #include "bind_adam.hpp"
+#include "bind_attention.hpp"
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
+#include "cuda/attention_backend.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
@@ -112,6 +114,7 @@ PYBIND11_MODULE(_cuda, m) {
   unstuck::bind_adam<unstuck::CudaBackend>(m);
   unstuck::bind_blend<unstuck::CudaBackend>(m);
   unstuck::bind_candidates<unstuck::cuda::CandidateBackend>(m);
+  unstuck::bind_attention<unstuck::cuda::AttentionBackend>(m);
   unstuck::bind_landscape_gradients<unstuck::cuda::CandidateBackend>(m);
   m.def("landscape_gradients_workspace", &unstuck::cuda::landscape_gradients_workspace,
         py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");

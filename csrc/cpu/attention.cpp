@@ -1,7 +1,6 @@
 #include "cpu/attention.hpp"
 
 #include <cmath>
-#include <limits>
 
 #include "core/parallel.hpp"
 #include "cpu/linear_candidates.hpp"
@@ -30,25 +29,11 @@ UNSTUCK_INLINE void lanes(int64_t n, const Body& body) {
   for (int lane = 0; i < n; ++i, ++lane) body(i, lane);
 }
 
-// What the losses of one iteration are like, those that are NaN or infinite left out.
-struct Losses {
-  int64_t finite = 0, best = 0;
-  double low = std::numeric_limits<double>::infinity(), high = -low;
-};
-
 template <class R>
 Losses survey(const R* losses, int64_t n) {
-  Losses s;
-  for (int64_t i = 0; i < n; ++i) {
-    if (!is_finite(losses[i])) continue;
-    ++s.finite;
-    if (losses[i] < s.low) {
-      s.low = losses[i];
-      s.best = i;
-    }
-    if (losses[i] > s.high) s.high = losses[i];
-  }
-  return s;
+  Losses seen;
+  for (int64_t i = 0; i < n; ++i) seen.add(losses[i], i);
+  return seen;
 }
 
 template <class R>
@@ -63,34 +48,24 @@ double spread(const R* losses, int64_t n, const Losses& s) {
 }
 
 // a_i = exp(-beta (L_i - low)), their sum and that of their squares.
-struct Sums {
-  double first, second;
-};
 template <class R>
-UNSTUCK_INLINE double weight(R loss, double low, double beta) {
-  const double gap = double(loss) - low;
-  return is_finite(gap) ? exp_negative(-beta * gap) : 0.0;
-}
-template <class R>
-UNSTUCK_INLINE Sums weigh(const R* losses, int64_t n, double low, double beta, double* a) {
+UNSTUCK_INLINE WeightSums weigh(const R* losses, int64_t n, double low, double beta, double* a) {
   double first[kLanes] = {}, second[kLanes] = {};
   lanes(n, [&](int64_t i, int lane) {
-    a[i] = weight(losses[i], low, beta);
+    a[i] = relative_weight(losses[i], low, beta);
     first[lane] += a[i];
     second[lane] += a[i] * a[i];
   });
   return {total(first), total(second)};
 }
-UNSTUCK_CLONES Sums weights_of(const float* losses, int64_t n, double low, double beta, double* a) {
+UNSTUCK_CLONES WeightSums weights_of(const float* losses, int64_t n, double low, double beta,
+                                     double* a) {
   return weigh(losses, n, low, beta, a);
 }
-UNSTUCK_CLONES Sums weights_of(const double* losses, int64_t n, double low, double beta,
-                               double* a) {
+UNSTUCK_CLONES WeightSums weights_of(const double* losses, int64_t n, double low, double beta,
+                                     double* a) {
   return weigh(losses, n, low, beta, a);
 }
-
-// Whether weights of the share e are near enough to the wanted one.
-bool fits(double e, double share) { return kShareLow * share <= e && e <= kShareHigh * share; }
 
 // Weights of the wanted effective sample size, normalised; beta is left for the next iteration.
 // Returns the effective sample size, 0 when the losses do not differ.
@@ -98,18 +73,11 @@ template <class R>
 double temper(const R* losses, int64_t n, const Losses& s, double share, double& beta, double* a) {
   if (!s.finite || s.low == s.high) return 0;
   if (beta == 0) beta = first_beta(spread(losses, n, s), share);
-  const double count = double(s.finite);
-  Sums sums = weights_of(losses, n, s.low, beta, a);
-  const auto ess = [&] { return sums.first * sums.first / sums.second; };
-  for (int retry = 0; retry < kTemperRetries; ++retry) {
-    const double e = ess() / count;
-    if (fits(e, share)) break;
-    beta = next_beta(beta, e, share);
-    sums = weights_of(losses, n, s.low, beta, a);
-  }
-  beta = next_beta(beta, ess() / count, share);
-  for (int64_t i = 0; i < n; ++i) a[i] /= sums.first;
-  return ess();
+  const Tempered t = tempered(beta, share, double(s.finite),
+                              [&](double b) { return weights_of(losses, n, s.low, b, a); });
+  beta = t.next;
+  for (int64_t i = 0; i < n; ++i) a[i] /= t.sums.first;
+  return t.sums.ess();
 }
 
 // One chunk of the new path; returns the sum of its squares.
@@ -137,10 +105,7 @@ UNSTUCK_INLINE double move_mean(int64_t n, const R* shift, const R* scale, doubl
 }
 template <class R>
 UNSTUCK_INLINE void set_scale(int64_t n, const R* variance, double level, R* scale) {
-  for (int64_t i = 0; i < n; ++i) {
-    const R s = square_root(variance[i] / R(level));
-    scale[i] = s > R(kScaleFloor) ? s : R(kScaleFloor);
-  }
+  for (int64_t i = 0; i < n; ++i) scale[i] = next_scale(variance[i], level);
 }
 #define UNSTUCK_LOOPS(R)                                                                   \
   UNSTUCK_CLONES double path_chunk(int64_t n, const R* shift, const R* scale, double keep, \
@@ -178,20 +143,20 @@ void adapt(AttentionState<R>& s, int64_t dim, const R* shift, R* square, double 
   const AttentionRates rates(double(dim), ess);
   const double old = s.sigma, c = rates.path, h = rates.variance;
   const double norm = std::sqrt(chunk_sum(dim, threads, partials, [&](int64_t at, int64_t n) {
-    return path_chunk(n, shift + at, s.scale + at, 1 - c, std::sqrt(c * (2 - c) * ess) / old,
-                      s.path + at);
+    return path_chunk(n, shift + at, s.scale + at, 1 - c, rates.path_gain(ess, old), s.path + at);
   }));
-  const double level = chunk_sum(dim, threads, partials,
-                                 [&](int64_t at, int64_t n) {
-                                   return mean_chunk(n, shift + at, s.scale + at, 1 - h,
-                                                     h / (old * old), square + at, s.mean + at);
-                                 }) /
-                       double(dim);
+  const double level =
+      chunk_sum(dim, threads, partials,
+                [&](int64_t at, int64_t n) {
+                  return mean_chunk(n, shift + at, s.scale + at, 1 - h, rates.variance_gain(old),
+                                    square + at, s.mean + at);
+                }) /
+      double(dim);
   chunk_sum(dim, threads, partials, [&](int64_t at, int64_t n) {
     scale_chunk(n, square + at, level, s.scale + at);
     return 0.0;
   });
-  s.sigma = clamped(old * rates.growth(norm) * std::sqrt(level), kSigmaFloor, kSigmaMax);
+  s.sigma = rates.next_sigma(old, norm, level);
 }
 
 template <class R>

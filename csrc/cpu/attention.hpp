@@ -27,6 +27,8 @@ struct AttentionBackend {
   using Candidates = CandidateBackend;
   using Scratch = AttentionScratch;
 
+  static int64_t workspace_size(int64_t, int64_t, bool) { return 0; }
+
   template <class R>
   static void steps(const ObjectiveView& objective, const RegionView<R>& region,
                     const DrawView& draw, int64_t count, int64_t wanted, double share,

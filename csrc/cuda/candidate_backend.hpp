@@ -39,7 +39,7 @@ struct CandidateBackend {
   static void losses(const LandscapeView& o, const RegionView<R>& region, const DrawView& draw,
                      int64_t count, R* out, const Scratch& scratch, void* stream) {
     double* memory = scratch.room(candidate_losses_workspace(region.dim, count, draw.antithetic));
-    check(candidate_losses(o, region, draw, count, out, memory, stream));
+    check(candidate_losses(o, region, draw, count, out, memory, nullptr, stream));
   }
   template <class R>
   static void moments(const RegionView<R>& region, const DrawView& draw, const R* weights,
@@ -55,11 +55,11 @@ struct CandidateBackend {
     double* ess = scratch.room(workspace_size(region.dim, count, draw.antithetic));
     R* weights = reinterpret_cast<R*>(ess + 1);
     double* memory = ess + 1 + count;
-    check(candidate_losses(o, region, draw, count, out, memory, stream));
+    check(candidate_losses(o, region, draw, count, out, memory, nullptr, stream));
     check(softmax_weights(count, out, beta, weights, ess, stream));
     check(candidate_moments(region, draw, weights, count, shift, square, memory, stream));
     double size = 0;
-    check(read_number(ess, &size, stream));
+    check(read_back(ess, &size, sizeof size, stream));
     return size;
   }
   template <class R>

@@ -48,6 +48,25 @@ __device__ inline R sigma_of(const RegionView<R>& region, int64_t candidate) {
   return region.sigmas ? region.sigmas[candidate] : region.sigma;
 }
 
+// The four coordinates of one Philox block of one candidate, into its row.
+template <class R>
+__device__ inline void write_block(const RegionView<R>& region, const DrawView& draw,
+                                   int64_t candidate, int64_t block, R* row) {
+  float eps[4];
+  draw_normals(uint32_t(block), uint32_t(draw.antithetic ? candidate / 2 : candidate), draw.key,
+               eps);
+  const R sigma = sigma_of(region, candidate);
+  const bool opposite = draw.antithetic && candidate % 2;
+  int64_t c = first_coordinate(block);
+#pragma unroll
+  for (int j = 0; j < 4; ++j, c += kNoiseLanes) {
+    if (c >= region.dim) continue;
+    Coordinate<R> here;
+    here.load(region, c);
+    row[c] = here.place(region, sigma, R(opposite ? -eps[j] : eps[j]));
+  }
+}
+
 // The first of one or two, or the second, without an address that would force both into memory.
 template <int N, class R>
 __device__ inline R picked(const R (&x)[N], int m) {
@@ -76,7 +95,9 @@ struct CandidatePoints {
   RegionView<R> region;
   DrawView draw;
   int64_t count;
+  const int* stopped;  // null, or on the device: whether nobody wants these any more
 
+  __device__ bool wanted() const { return !stopped || !*stopped; }
   __host__ __device__ int share() const { return draw.antithetic ? 2 : 1; }
   __host__ __device__ int64_t dim() const { return region.dim; }
   __host__ __device__ int64_t rows() const { return (count + share() - 1) / share(); }
@@ -118,6 +139,7 @@ struct StoredPoints {
   const R *d, *rates;  // [dim], [count], or null
   int64_t size, count, stride;
 
+  __device__ bool wanted() const { return true; }
   __host__ __device__ int share() const { return 1; }
   __host__ __device__ int64_t dim() const { return size; }
   __host__ __device__ int64_t rows() const { return count; }

@@ -130,20 +130,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t width = blocks_of(region.dim), all = width * count;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < all;
        i += int64_t(gridDim.x) * kThreads) {
-    const int64_t row = i / width, block = i % width, candidate = first + row;
-    float eps[4];
-    draw_normals(uint32_t(block), uint32_t(draw.antithetic ? candidate / 2 : candidate), draw.key,
-                 eps);
-    const R sigma = sigma_of(region, candidate);
-    int64_t c = first_coordinate(block);
-#pragma unroll
-    for (int j = 0; j < 4; ++j, c += kNoiseLanes) {
-      if (c >= region.dim) continue;
-      Coordinate<R> here;
-      here.load(region, c);
-      const bool opposite = draw.antithetic && candidate % 2;
-      out[row * region.dim + c] = here.place(region, sigma, R(opposite ? -eps[j] : eps[j]));
-    }
+    const int64_t row = i / width;
+    write_block(region, draw, first + row, i % width, out + row * region.dim);
   }
 }
 
@@ -158,9 +146,9 @@ int64_t candidate_losses_workspace(int64_t dim, int64_t count, bool antithetic) 
 template <class R>
 int candidate_losses(const LandscapeView& objective, const RegionView<R>& region,
                      const DrawView& draw, int64_t count, R* losses, double* workspace,
-                     void* stream) {
-  return landscape_values<R>(objective, CandidatePoints<R>{region, draw, count}, losses, workspace,
-                             stream);
+                     const int* stopped, void* stream) {
+  const CandidatePoints<R> points{region, draw, count, stopped};
+  return landscape_values<R>(objective, points, losses, workspace, stream);
 }
 
 template <class R>
@@ -180,7 +168,7 @@ template <class R>
 int candidate_moments(const RegionView<R>& region, const DrawView& draw, const R* weights,
                       int64_t count, R* shift, R* square, double* workspace, void* stream) {
   if (region.dim == 0) return 0;
-  const CandidatePoints<R> points{region, draw, count};
+  const CandidatePoints<R> points{region, draw, count, nullptr};
   const MomentSlices slices(region.dim, points.rows());
   double* parts = slices.count > 1 ? workspace : nullptr;
   const auto s = static_cast<cudaStream_t>(stream);
@@ -202,15 +190,15 @@ int candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t 
   return int(cudaGetLastError());
 }
 
-int read_number(const double* from, double* to, void* stream) {
+int read_back(const void* from, void* to, size_t bytes, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaMemcpyAsync(to, from, sizeof *to, cudaMemcpyDeviceToHost, s);
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s);
   return int(error ? error : cudaStreamSynchronize(s));
 }
 
 #define UNSTUCK_CANDIDATES(R)                                                                      \
   template int candidate_losses(const LandscapeView&, const RegionView<R>&, const DrawView&,       \
-                                int64_t, R*, double*, void*);                                      \
+                                int64_t, R*, double*, const int*, void*);                          \
   template int softmax_weights(int64_t, const R*, double, R*, double*, void*);                     \
   template int candidate_moments(const RegionView<R>&, const DrawView&, const R*, int64_t, R*, R*, \
                                  double*, void*);                                                  \

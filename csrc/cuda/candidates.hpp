@@ -1,5 +1,7 @@
 // Candidates around a point, evaluated and weighed without being stored.
 #pragma once
+#include <cstddef>
+
 #include "cuda/landscapes.hpp"
 
 namespace unstuck::cuda {
@@ -9,11 +11,12 @@ namespace unstuck::cuda {
 // memory on the device, as many float64 numbers as the function before says; what it holds does not
 // matter.
 
+// They may be left undone where *stopped, on the device, is set; it may be null.
 int64_t candidate_losses_workspace(int64_t dim, int64_t count, bool antithetic);
 template <class R>
 int candidate_losses(const LandscapeView& objective, const RegionView<R>& region,
                      const DrawView& draw, int64_t count, R* losses, double* workspace,
-                     void* stream);
+                     const int* stopped, void* stream);
 
 // weights = softmax(-beta L), 0 where L is not finite; *ess = 1 / sum of squares, 0 where none is.
 template <class R>
@@ -31,7 +34,7 @@ template <class R>
 int candidate_sample(const RegionView<R>& region, const DrawView& draw, int64_t first,
                      int64_t count, R* out, void* stream);
 
-// Copies a number to the host, once the stream has got so far.
-int read_number(const double* from, double* to, void* stream);
+// Copies to the host, once the stream has got so far.
+int read_back(const void* from, void* to, size_t bytes, void* stream);
 
 }  // namespace unstuck::cuda

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(256, (kLandscapeBlocks<F, R>))
   const LandscapeSlices slices(points.dim());
   const int lane = int(threadIdx.x) % 32;
   const int64_t item = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (item >= rows * slices.count) return;  // a whole warp
+  if (item >= rows * slices.count || !points.wanted()) return;  // a whole warp
   const int64_t row = first_row + item / slices.count, slice = item % slices.count;
   const int members = points.members(row);
   const int64_t dim = points.dim(), begin = slice * slices.length * LandscapeSlices::kWarp;
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(256)
                   int64_t rows, R* values) {
   constexpr int kMost = Points::kMost;
   const int64_t item = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = first_row + item;
-  if (item >= rows) return;
+  if (item >= rows || !points.wanted()) return;
   const int members = points.members(row);
   R sum[kMost] = {}, before[kMost] = {};
 #pragma unroll 1

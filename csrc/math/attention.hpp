@@ -8,8 +8,10 @@
 //   m     <- m + 1.2 d                                     mean
 #pragma once
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
-#include "core/macros.hpp"
+#include "math/elementary.hpp"
 
 namespace unstuck {
 
@@ -20,33 +22,102 @@ constexpr int kTemperRetries = 12;
 constexpr double kStride = 1.2;
 constexpr double kScaleFloor = 1e-6, kSigmaFloor = 1e-30, kSigmaMax = 1e15, kBetaMax = 1e30;
 
-inline double clamped(double x, double low, double high) {
+UNSTUCK_HD double clamped(double x, double low, double high) {
   return x < low ? low : x > high ? high : x;
 }
 
 // The temperature that gives Gaussian losses of this spread the wanted share.
-inline double first_beta(double spread, double share) {
+UNSTUCK_HD double first_beta(double spread, double share) {
   return spread > 0 ? std::sqrt(-std::log(share)) / spread : 0;
 }
 // The one that would give the wanted share, from the share e that beta gave.
-inline double next_beta(double beta, double e, double share) {
+UNSTUCK_HD double next_beta(double beta, double e, double share) {
   const double log_e = std::fmin(std::log(std::fmin(e, 1.0)), -1e-12);
   const double next = beta * clamped(std::sqrt(std::log(share) / log_e), 0.25, 4.0);
   return std::fmin(kBetaMax, next);
 }
 
+// What the losses of one iteration are like, those that are NaN or infinite left out.
+struct Losses {
+  int64_t finite = 0, best = 0;  // how many, and the first of the lowest
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+
+  template <class R>
+  UNSTUCK_HD void add(R loss, int64_t i) {
+    if (!is_finite(loss)) return;
+    ++finite;
+    if (loss < low) {
+      low = loss;
+      best = i;
+    }
+    if (loss > high) high = loss;
+  }
+  UNSTUCK_HD void merge(const Losses& other) {
+    finite += other.finite;
+    if (other.low < low || (other.low == low && other.best < best)) {
+      low = other.low;
+      best = other.best;
+    }
+    if (other.high > high) high = other.high;
+  }
+};
+
+// Whether weights of the share e are near enough to the wanted one.
+UNSTUCK_HD bool fits(double e, double share) {
+  return kShareLow * share <= e && e <= kShareHigh * share;
+}
+
+// The weight of a loss over that of the lowest one; 0 where it is not finite.
+template <class R>
+UNSTUCK_HD double relative_weight(R loss, double low, double beta) {
+  const double gap = double(loss) - low;
+  return is_finite(gap) ? exp_negative(-beta * gap) : 0.0;
+}
+// Of the weights of all candidates.
+struct WeightSums {
+  double first, second;  // and of their squares
+  UNSTUCK_HD double ess() const { return first * first / second; }
+};
+// The temperature whose weights have the wanted share among `count` finite losses, starting from
+// beta > 0; weigh(beta) returns the sums of the weights that it gives.
+struct Tempered {
+  double beta, next;  // for these weights, and for the next iteration
+  WeightSums sums;
+};
+template <class Weigh>
+UNSTUCK_HD Tempered tempered(double beta, double share, double count, const Weigh& weigh) {
+  Tempered t{beta, beta, weigh(beta)};
+  for (int retry = 0; retry < kTemperRetries; ++retry) {
+    const double e = t.sums.ess() / count;
+    if (fits(e, share)) break;
+    t.beta = next_beta(t.beta, e, share);
+    t.sums = weigh(t.beta);
+  }
+  t.next = next_beta(t.beta, t.sums.ess() / count, share);
+  return t;
+}
+
 struct AttentionRates {
   double path, damping, usual, variance;  // c, b, chi, h
 
-  AttentionRates(double dim, double ess) {
+  UNSTUCK_HD AttentionRates(double dim, double ess) {
     path = 0.35 * (ess + 2) / (dim + ess + 5);
     damping = 1 + path + 2 * std::fmax(0.0, std::sqrt(std::fmax(0.0, ess - 1) / (dim + 1)) - 1);
     usual = std::sqrt(dim) * (1 - 1 / (4 * dim) + 1 / (21 * dim * dim));
     const double h = (dim + 2) / 3 * 2 * (ess - 2 + 1 / ess) / ((dim + 2) * (dim + 2) + ess);
     variance = clamped(h, 0.0, 0.5);
   }
-  double growth(double path_norm) const {
+  UNSTUCK_HD double growth(double path_norm) const {
     return std::exp(std::fmin(1.0, path / damping * (path_norm / usual - 1)));
+  }
+  // What the shift counts in the path, and the squares in the variances.
+  UNSTUCK_HD double path_gain(double ess, double sigma) const {
+    return std::sqrt(path * (2 - path) * ess) / sigma;
+  }
+  UNSTUCK_HD double variance_gain(double sigma) const { return variance / (sigma * sigma); }
+  // `level` is the mean of the new variances.
+  UNSTUCK_HD double next_sigma(double sigma, double path_norm, double level) const {
+    return clamped(sigma * growth(path_norm) * std::sqrt(level), kSigmaFloor, kSigmaMax);
   }
 };
 
@@ -60,6 +131,11 @@ UNSTUCK_HD R next_variance(R scale, R square, R keep, R gain) {
   return keep * (scale * scale) + gain * square;
 }
 
+template <class R>
+UNSTUCK_HD R next_scale(R variance, double level) {
+  const R s = square_root(variance / R(level));
+  return s > R(kScaleFloor) ? s : R(kScaleFloor);
+}
 template <class R>
 UNSTUCK_HD R next_mean(R mean, R shift) {
   return mean + R(kStride) * shift;

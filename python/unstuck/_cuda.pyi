@@ -2,6 +2,7 @@
 
 # The same names, for tensors on CUDA devices.
 from unstuck._C import AdamPlan as AdamPlan
+from unstuck._C import AttentionPlan as AttentionPlan
 from unstuck._C import BlendPlan as BlendPlan
 from unstuck._C import CandidatePlan as CandidatePlan
 from unstuck._C import gate_layout as gate_layout

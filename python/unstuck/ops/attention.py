@@ -174,19 +174,21 @@ def _run_native(
         low = torch.full_like(mean, -math.inf) if low is None else now.dense(low)
         high = torch.full_like(mean, math.inf) if high is None else now.dense(high)
         region = region._replace(low=low, high=high)
-    done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
-        data,
-        region,
-        state.path,
-        state.beta,
-        share,
-        draw,
-        steps,
-        losses,
-        x,
-        best,
-        now.where(state.mean.device),
-    )
+    with now.on(mean.device):
+        now.lend(plan, mean.device, count, draw.antithetic)
+        done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
+            data,
+            region,
+            state.path,
+            state.beta,
+            share,
+            draw,
+            steps,
+            losses,
+            x,
+            best,
+            now.where(mean.device),
+        )
     return Report(done, losses, ess, finite, best, x if improved else None)
 
 

@@ -20,42 +20,18 @@ class Alternating(Escaping):
     r"""Alternate gradient steps and attention steps in a fixed cycle.
 
     A cycle is `gradient_steps` steps of the gradient optimizer `base`, then `attention_steps` steps
-    that each draw candidates around the parameters :math:`w`,
-
-    .. math::
-        w_i = w + \sigma_i \epsilon_i, \qquad a = \mathrm{softmax}(-\beta L(w_i)), \qquad
-        w \leftarrow \sum_i a_i w_i ,
-
-    and take the weighted mean or the best candidate, whichever is lower, if that beats where they
-    stood on the same batch. Otherwise the parameters stay bit for bit.
+    that each draw candidates around the parameters, weighed as by :class:`ReactiveEscape`, and take
+    their weighted mean or the best of them, whichever is lower, if that beats where they stood on
+    the same batch. Otherwise the parameters stay bit for bit.
 
     Parameters
     ----------
-    params : iterable
-        Parameters, named parameters, or dictionaries of parameter groups.
-    base : class, callable or Optimizer
-        The gradient optimizer: a class of ``torch.optim`` (``SGD``, ``Adam``, ``LBFGS``), a
-        function of the parameters, or an optimizer of the same parameters.
-    lr : float or Tensor, optional
-        Learning rate given to `base`; None leaves it to the default of `base`.
+    params, base, lr, popsize, sigma, explore, beta, share, seed
+        As for :class:`ReactiveEscape`.
     gradient_steps : int
         Gradient steps in a cycle.
     attention_steps : int
         Attention steps in a cycle; each is one call of :meth:`step`, with a batch of its own.
-    popsize : int
-        Candidates of an attention step, an even number (they come in pairs of opposite noise).
-    sigma : float
-        Standard deviation of the first half of the candidates, in units of the parameters.
-    explore : float
-        That of the second half, in units of `sigma`.
-    beta : float, optional
-        Inverse temperature in 1 / loss. By default it is set at every attention step so that the
-        effective number of candidates is `share` of those with a finite loss.
-    share : float
-        In (0, 1]; see `beta`.
-    seed : int
-        Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
-        and after loading a state.
 
     Raises
     ------
@@ -77,11 +53,9 @@ class Alternating(Escaping):
 
     Notes
     -----
-    A candidate whose loss is NaN or infinite gets weight zero. Where all are, the parameters stay
-    and the reason is in ``history``. All candidates see the dropout masks and the buffers (running
-    statistics) of the place they start from, and leave both as they were. The moments of `base`
-    outlast an attention step, but for L-BFGS, whose history is of a path without jumps. On several
-    processes the closure must return the same loss on all (all-reduce it).
+    Losses that are not finite, dropout, buffers and several processes: see :class:`ReactiveEscape`.
+    The moments of `base` outlast an attention step, but for L-BFGS, whose history is of a path
+    without jumps.
 
     The alternating hybrid of gradient descent and attention search, as in the experiments on the
     trapped loss.

@@ -22,31 +22,18 @@ class AttentionRestart(Escaping):
 
     In each cycle the gradient optimizer `base` steps until the mean loss of a window of steps has
     not fallen by more than `tol` of its size, or for `gradient_steps` steps. The next step
-    re-places the start: from the minimum :math:`w` it makes `attention_steps` attention steps on
-    one batch,
-
-    .. math::
-        w_i = w + \sigma_i \epsilon_i, \qquad a = \mathrm{softmax}(-\beta L(w_i)), \qquad
-        w \leftarrow \sum_i a_i w_i ,
-
-    and takes the best place it has seen if that beats the minimum on the same batch; the next cycle
-    starts there, with a fresh `base`. Otherwise the parameters, and the state of `base`, stay bit
-    for bit, and the next restart looks `growth` times as far, up to `reach` times as far as the
-    first, and then near again.
+    re-places the start: from the minimum it makes `attention_steps` attention steps on one batch,
+    as :class:`ReactiveEscape` does, and takes the best place it has seen if that beats the minimum
+    on the same batch; the next cycle starts there, with a fresh `base`. Otherwise the parameters,
+    and the state of `base`, stay bit for bit, and the next restart looks `growth` times as far, up
+    to `reach` times as far as the first, and then near again.
 
     Parameters
     ----------
-    params : iterable
-        Parameters, named parameters, or dictionaries of parameter groups.
-    base : class, callable or Optimizer
-        The gradient optimizer: a class of ``torch.optim`` (``SGD``, ``Adam``, ``LBFGS``), a
-        function of the parameters, or an optimizer of the same parameters.
-    lr : float or Tensor, optional
-        Learning rate given to `base`; None leaves it to the default of `base`.
+    params, base, lr, window, popsize, explore, beta, share, seed
+        As for :class:`ReactiveEscape`.
     gradient_steps : int
         Gradient steps in a cycle at most.
-    window : int
-        Steps in a window.
     tol : float
         Relative fall of the mean loss from one window to the next that is still a descent.
     attention_steps : int
@@ -55,21 +42,9 @@ class AttentionRestart(Escaping):
         Factor of `sigma` after a restart that found nothing better, at least 1.
     reach : float
         Where that ends, at least 1.
-    popsize : int
-        Candidates of an attention step, an even number (they come in pairs of opposite noise).
     sigma : float
         Standard deviation of the first half of the candidates in a first restart, in units of the
         parameters.
-    explore : float
-        That of the second half, in units of `sigma`.
-    beta : float, optional
-        Inverse temperature in 1 / loss. By default it is set at every attention step so that the
-        effective number of candidates is `share` of those with a finite loss.
-    share : float
-        In (0, 1]; see `beta`.
-    seed : int
-        Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
-        and after loading a state.
 
     Raises
     ------
@@ -91,10 +66,7 @@ class AttentionRestart(Escaping):
 
     Notes
     -----
-    A candidate whose loss is NaN or infinite gets weight zero. Where all are, the parameters stay
-    and the reason is in ``history``. All candidates see the dropout masks and the buffers (running
-    statistics) of the place they start from, and leave both as they were. On several processes the
-    closure must return the same loss on all (all-reduce it).
+    Losses that are not finite, dropout, buffers and several processes: see :class:`ReactiveEscape`.
 
     The restarts by attention search of the hybrid experiments on the trapped loss; that they look
     further after a failure is as in variable neighbourhood search (Mladenovic and Hansen, 1997).

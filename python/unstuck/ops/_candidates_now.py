@@ -28,6 +28,14 @@ def _readable(x: Tensor) -> bool:
         return False
 
 
+def is_traced() -> bool:
+    """Whether a call becomes a node of a graph that is compiled.
+
+    Function transforms see plain torch, which they can differentiate and batch.
+    """
+    return torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+
+
 def native_for(x: Tensor) -> Any:
     """Return the native module for a tensor that kernels can read, or None, warned of where due."""
     if torch.compiler.is_compiling() or x.dtype not in (torch.float32, torch.float64):

@@ -93,7 +93,7 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     check(region, draw, total)
     if first + count > total:
         raise ValueError(f"sigma has {total} entries, but candidate {first + count - 1} is wanted")
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.sample(region, draw, first, count)
     if module := now.native_for(region.mean):
         return now.sample(
@@ -147,7 +147,7 @@ def losses(objective: Any, region: Region, draw: Draw, count: int) -> Tensor:
     """
     check(region, draw, count)
     evaluate = _evaluation(objective, region)
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.losses(objective, region, draw, count)
     if not isinstance(objective, Landscape):
         from unstuck.ops import objectives
@@ -202,7 +202,7 @@ def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
             f"weights must be of {mean.dtype} on {mean.device}, as mean is, "
             f"not of {weights.dtype} on {weights.device}"
         )
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.combine(region, draw, weights)
     if module := now.native_for(region.mean):
         return now.combine(now.plan_for(module, region.mean.numel(), None), region, draw, weights)
@@ -256,7 +256,7 @@ def softmax_pass(
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta must be finite and at least 0, not {beta}")
     evaluate = _evaluation(objective, region)
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.softmax_pass(objective, region, draw, count, beta)
     if not isinstance(objective, Landscape):
         values = losses(objective, region, draw, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unstuck.ops import _candidates_now as now
 from unstuck.ops import _landscapes_library as library
 from unstuck.ops import reference_landscapes as reference
 from unstuck.ops._landscape_kinds import NAMES, Landscape
@@ -53,7 +54,7 @@ def value(landscape: Landscape, x: Tensor) -> Tensor:
     _check(landscape, x)
     if x.requires_grad and torch.is_grad_enabled():
         return reference.value(landscape.name, landscape.parameters, x)
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.value(landscape, x)
     return library.value_now(landscape, x)
 
@@ -86,6 +87,6 @@ def value_and_gradient(landscape: Landscape, x: Tensor) -> tuple[Tensor, Tensor]
     """
     _check(landscape, x)
     x = x.detach()
-    if torch.compiler.is_compiling():
+    if now.is_traced():
         return library.value_and_gradient(landscape, x)
     return library.value_and_gradient_now(landscape, x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import candidates, reference_objectives
-from unstuck.ops._candidates_now import dense, dense_region, on, where
+from unstuck.ops._candidates_now import dense, dense_region, is_traced, on, where
 from unstuck.ops._objective_kinds import (
     LinearRegression,
     LogisticRegression,
@@ -165,7 +165,7 @@ def candidate_losses(objective: Objective, region: Region, draw: Draw, count: in
     """
     check_point(objective, region.mean, "region.mean", batch=False)
     candidates.check(region, draw, count)
-    if torch.compiler.is_compiling():
+    if is_traced():
         return candidates.losses(objective, region, draw, count)
     losses = region.mean.new_empty(count)
     if (losses.is_cuda or objective.dim <= FUSED) and _fused(objective, region, draw, losses):

@@ -10,6 +10,7 @@
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
+#include "bind_mlp.hpp"
 #include "bind_objectives.hpp"
 #include "cpu/adam.hpp"
 #include "cpu/attention.hpp"
@@ -114,5 +115,6 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
+  unstuck::bind_mlp<unstuck::CpuBackend>(m);
   unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);
 }

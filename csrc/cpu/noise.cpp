@@ -23,27 +23,63 @@ namespace unstuck::cpu {
 
 namespace {
 
-// Sixteen blocks: block + lane * block_step of candidate + lane * candidate_step. Word j of lane l
-// goes to out[j * stride + l].
+// Sixteen blocks of one candidate, or one block of sixteen candidates. Word j of lane l goes to
+// out[j * stride + l].
 struct Sixteen {
-  uint32_t block, candidate, block_step, candidate_step;
+  uint32_t block, candidate;
+  bool candidates;
   int64_t stride;
 };
 
 void scalar_form(const NoiseKey& noise, const Sixteen& s, uint32_t* out) {
   for (uint32_t l = 0; l < uint32_t(kNoiseLanes); ++l) {
     const PhiloxWords w =
-        philox(s.block + l * s.block_step, s.candidate + l * s.candidate_step, noise);
+        philox(s.block + (s.candidates ? 0 : l), s.candidate + (s.candidates ? l : 0), noise);
     for (int j = 0; j < 4; ++j) out[j * s.stride + l] = w.word[j];
   }
 }
 
 #if UNSTUCK_X86
+// What is the same in all lanes is computed once: with x = (first + lane) ^ mask, the counter after
+// `rounds` rounds is (a, b, hi(M0 x) ^ c, lo(M0 x)).
+struct Head {
+  uint32_t first, mask, a, b, c;
+  int rounds;
+};
+inline uint32_t high(uint64_t x) { return uint32_t(x >> 32); }
+
+Head head_of(const NoiseKey& n, const Sixteen& s) {
+  const uint64_t q = uint64_t(kPhiloxM1) * n.iteration;
+  if (!s.candidates)
+    return {s.block, 0, high(q) ^ s.candidate ^ n.key0, uint32_t(q), n.stream ^ n.key1, 1};
+  const uint64_t p = uint64_t(kPhiloxM0) * s.block;
+  const uint64_t next = uint64_t(kPhiloxM1) * (high(p) ^ n.stream ^ n.key1);
+  return {s.candidate,
+          high(q) ^ n.key0,
+          high(next) ^ uint32_t(q) ^ (n.key0 + kPhiloxW0),
+          uint32_t(next),
+          uint32_t(p) ^ (n.key1 + kPhiloxW1),
+          2};
+}
+
 #define UNSTUCK_AVX512 __attribute__((target("avx512f"), always_inline)) inline
 #define UNSTUCK_AVX2 __attribute__((target("avx2"), always_inline)) inline
 
 struct Wide512 {
   __m512i a, b, c, d;
+  // Lanes 0, 2, 4, ... from `first` on, after one round more than the head's.
+  UNSTUCK_AVX512 Wide512(const Head& h, uint32_t first, uint32_t k0, uint32_t k1) {
+    const __m512i even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i x = _mm512_xor_si512(_mm512_add_epi64(_mm512_set1_epi64(first), even),
+                                       _mm512_set1_epi64(h.mask));
+    const __m512i m = _mm512_mul_epu32(x, _mm512_set1_epi64(kPhiloxM0));
+    const uint64_t p = uint64_t(kPhiloxM0) * h.a;
+    b = _mm512_mul_epu32(_mm512_xor_si512(_mm512_srli_epi64(m, 32), _mm512_set1_epi64(h.c)),
+                         _mm512_set1_epi64(kPhiloxM1));
+    a = _mm512_xor_si512(_mm512_srli_epi64(b, 32), _mm512_set1_epi64(h.b ^ k0));
+    c = _mm512_xor_si512(m, _mm512_set1_epi64(high(p) ^ k1));
+    d = _mm512_set1_epi64(uint32_t(p));
+  }
   UNSTUCK_AVX512 void round(__m512i k0, __m512i k1) {
     const __m512i p = _mm512_mul_epu32(a, _mm512_set1_epi64(kPhiloxM0));
     const __m512i q = _mm512_mul_epu32(c, _mm512_set1_epi64(kPhiloxM1));
@@ -56,22 +92,16 @@ struct Wide512 {
 
 __attribute__((target("avx512f"))) void avx512_form(const NoiseKey& noise, const Sixteen& s,
                                                     uint32_t* out) {
-  const __m512i even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
-  const auto lanes = [&](uint32_t base, uint32_t step) __attribute__((target("avx512f"))) {
-    return _mm512_add_epi64(_mm512_set1_epi64(base),
-                            _mm512_mul_epu32(even, _mm512_set1_epi64(step)));
-  };
-  const __m512i c = _mm512_set1_epi64(noise.iteration), d = _mm512_set1_epi64(noise.stream);
-  Wide512 x{lanes(s.block, s.block_step), lanes(s.candidate, s.candidate_step), c, d};
-  Wide512 y{lanes(s.block + s.block_step, s.block_step),
-            lanes(s.candidate + s.candidate_step, s.candidate_step), c, d};
-  uint32_t k0 = noise.key0, k1 = noise.key1;
-  for (int r = 0; r < noise.rounds; ++r) {
+  const Head head = head_of(noise, s);
+  uint32_t k0 = noise.key0 + uint32_t(head.rounds) * kPhiloxW0,
+           k1 = noise.key1 + uint32_t(head.rounds) * kPhiloxW1;
+  Wide512 x(head, head.first, k0, k1), y(head, head.first + 1, k0, k1);
+  for (int r = head.rounds + 1; r < noise.rounds; ++r) {
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
     const __m512i wide0 = _mm512_set1_epi64(k0), wide1 = _mm512_set1_epi64(k1);
     x.round(wide0, wide1);
     y.round(wide0, wide1);
-    k0 += kPhiloxW0;
-    k1 += kPhiloxW1;
   }
   const auto store = [&](int j, __m512i l, __m512i h) __attribute__((target("avx512f"))) {
     _mm512_storeu_si512(out + j * s.stride,
@@ -85,6 +115,18 @@ __attribute__((target("avx512f"))) void avx512_form(const NoiseKey& noise, const
 
 struct Wide256 {
   __m256i a, b, c, d;
+  UNSTUCK_AVX2 Wide256(const Head& h, uint32_t first, uint32_t k0, uint32_t k1) {
+    const __m256i even = _mm256_set_epi64x(6, 4, 2, 0);
+    const __m256i x = _mm256_xor_si256(_mm256_add_epi64(_mm256_set1_epi64x(first), even),
+                                       _mm256_set1_epi64x(h.mask));
+    const __m256i m = _mm256_mul_epu32(x, _mm256_set1_epi64x(kPhiloxM0));
+    const uint64_t p = uint64_t(kPhiloxM0) * h.a;
+    b = _mm256_mul_epu32(_mm256_xor_si256(_mm256_srli_epi64(m, 32), _mm256_set1_epi64x(h.c)),
+                         _mm256_set1_epi64x(kPhiloxM1));
+    a = _mm256_xor_si256(_mm256_srli_epi64(b, 32), _mm256_set1_epi64x(h.b ^ k0));
+    c = _mm256_xor_si256(m, _mm256_set1_epi64x(high(p) ^ k1));
+    d = _mm256_set1_epi64x(uint32_t(p));
+  }
   UNSTUCK_AVX2 void round(__m256i k0, __m256i k1) {
     const __m256i p = _mm256_mul_epu32(a, _mm256_set1_epi64x(kPhiloxM0));
     const __m256i q = _mm256_mul_epu32(c, _mm256_set1_epi64x(kPhiloxM1));
@@ -97,25 +139,17 @@ struct Wide256 {
 
 __attribute__((target("avx2"))) void avx2_form(const NoiseKey& noise, const Sixteen& s,
                                                uint32_t* out) {
-  const __m256i even = _mm256_set_epi64x(6, 4, 2, 0);
-  const auto lanes = [&](uint32_t base, uint32_t step) __attribute__((target("avx2"))) {
-    return _mm256_add_epi64(_mm256_set1_epi64x(base),
-                            _mm256_mul_epu32(even, _mm256_set1_epi64x(step)));
-  };
-  const __m256i c = _mm256_set1_epi64x(noise.iteration), d = _mm256_set1_epi64x(noise.stream);
+  const Head head = head_of(noise, s);
   for (uint32_t half = 0; half < 2; ++half) {
-    const uint32_t block = s.block + 8 * half * s.block_step,
-                   candidate = s.candidate + 8 * half * s.candidate_step;
-    Wide256 x{lanes(block, s.block_step), lanes(candidate, s.candidate_step), c, d};
-    Wide256 y{lanes(block + s.block_step, s.block_step),
-              lanes(candidate + s.candidate_step, s.candidate_step), c, d};
-    uint32_t k0 = noise.key0, k1 = noise.key1;
-    for (int r = 0; r < noise.rounds; ++r) {
+    uint32_t k0 = noise.key0 + uint32_t(head.rounds) * kPhiloxW0,
+             k1 = noise.key1 + uint32_t(head.rounds) * kPhiloxW1;
+    Wide256 x(head, head.first + 8 * half, k0, k1), y(head, head.first + 8 * half + 1, k0, k1);
+    for (int r = head.rounds + 1; r < noise.rounds; ++r) {
+      k0 += kPhiloxW0;
+      k1 += kPhiloxW1;
       const __m256i wide0 = _mm256_set1_epi64x(k0), wide1 = _mm256_set1_epi64x(k1);
       x.round(wide0, wide1);
       y.round(wide0, wide1);
-      k0 += kPhiloxW0;
-      k1 += kPhiloxW1;
     }
     const auto store = [&](int j, __m256i l, __m256i h) __attribute__((target("avx2"))) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j * s.stride + 8 * half),
@@ -153,7 +187,7 @@ NoiseForm best_noise_form() {
 void noise_row(NoiseForm form, const NoiseKey& noise, uint32_t candidate, int64_t group,
                int64_t groups, uint32_t* out) {
   for (int64_t g = 0; g < groups; ++g)
-    sixteen(form, noise, {uint32_t((group + g) * kNoiseLanes), candidate, 1, 0, kNoiseLanes},
+    sixteen(form, noise, {uint32_t((group + g) * kNoiseLanes), candidate, false, kNoiseLanes},
             out + g * kNoiseGroup);
 }
 
@@ -194,7 +228,7 @@ void normals_column(NoiseForm form, const NoiseKey& noise, uint32_t candidate, i
     const int64_t blocks = std::min<int64_t>(left, kNoiseLanes);
     for (int64_t b = 0; b < blocks; ++b)
       sixteen(form, noise,
-              {uint32_t(begin / kNoiseGroup * kNoiseLanes + b), candidate, 0, 1, kStride},
+              {uint32_t(begin / kNoiseGroup * kNoiseLanes + b), candidate, true, kStride},
               words + b * kNoiseLanes);
     entry::pairs_column(words, blocks * kNoiseLanes, kStride, out + begin * kNoiseLanes);
     if (left > 2 * kNoiseLanes)

@@ -1,5 +1,6 @@
 // Adam, one element at a time, with the operations of torch.optim.Adam(fused=True) in their order,
-// so that both leave the same bits. With the gradient g of the minimised loss and step count t:
+// so that both leave the same bits (but for the last elements of a tensor, fewer than a register
+// holds, which torch rounds otherwise). With the gradient g of the minimised loss and step count t:
 //
 //   exp_avg     m <- m + (1 - beta1) (g - m)                            one fma
 //   exp_avg_sq  v <- beta2 v + (1 - beta2) g g                          one fma

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from unstuck.ops import mlp
 from unstuck.population._closure import Closure, RandomState, Untouched, needs_graph, one_number
 from unstuck.population._flat import Flat
 from unstuck.population._memory import Peak, budget
+from unstuck.population._mlp import recognise
 from unstuck.population._swap import Replace, Swap, name_of
 
 Values = Sequence[Tensor]
@@ -98,6 +100,21 @@ class Evaluator:
         self._repeats: bool | None = None  # whether a second call sees what the first one saw
         self._graph = False  # whether the closure itself differentiates
         self._warned = False
+        self._plain = flat.plain and mlp.native_ready(flat.device)  # until it is seen not to be
+
+    def net(self) -> mlp.Net | None:
+        """Return the multi-layer perceptron that the closure evaluates, with a batch, or None."""
+        if not self._plain:
+            return None
+        with self._untouched() as untouched:
+            untouched.begin()
+            net = recognise(self.closure, self.flat.params)
+            drawn = not RandomState(self.flat.params).same_as(untouched.random)
+        self._plain = net is not None and (self.randomness == "same" or not drawn)
+        return net if self._plain else None
+
+    def _untouched(self) -> Untouched:
+        return Untouched(self.flat.params, self.module, self.random, hide_gradients=True)
 
     def run(self, job: Job) -> tuple[Tensor, Tensor | None]:
         """Return the losses [K] and, where wanted, the gradients [K, P]."""
@@ -105,11 +122,7 @@ class Evaluator:
         gradients = losses.new_empty(job.count, self.flat.dim) if job.gradient else None
         if not job.count:
             return losses, gradients
-        with ExitStack() as stack:
-            random = self.random
-            untouched = stack.enter_context(
-                Untouched(self.flat.params, self.module, random, hide_gradients=True)
-            )
+        with self._untouched() as untouched:
             first = None
             if job.kind not in self.known:
                 first = self.known[job.kind] = self._probe(job, untouched)

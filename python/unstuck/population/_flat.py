@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 
 class Flat:
@@ -22,6 +23,14 @@ class Flat:
         self.device = params[0].device
         wide = any(p.dtype in (torch.float64, torch.complex128) for p in params)
         self.dtype = torch.float64 if wide else torch.float32
+
+    @property
+    def plain(self) -> bool:
+        """Whether the vector holds the parameters' numbers just as they lie in memory."""
+        return self.device.type == "cpu" and all(
+            type(p) in (Tensor, Parameter) and p.dtype == self.dtype and p.device == self.device
+            for p in self.params
+        )
 
     def gather(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return tensors like the parameters as one vector [P], a copy."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unstuck.ops import candidates
+from unstuck.ops import candidates, mlp
 from unstuck.ops.candidates import Draw, Region
 from unstuck.population._along import Line
 from unstuck.population._closure import Closure
@@ -153,6 +153,8 @@ class PopulationLoss:
             When `points` does not fit, or the closure does not return one real number.
         """
         self._flat.check(points)
+        if (net := self._evaluator.net()) is not None:
+            return mlp.losses(net, points.detach())
         return self._evaluator.run(self._at(points.detach()))[0]
 
     def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,6 +176,8 @@ class PopulationLoss:
             When `points` does not fit, or the closure does not return one real number.
         """
         self._flat.check(points)
+        if (net := self._evaluator.net()) is not None:
+            return mlp.value_and_gradient(net, points.detach())
         losses, gradients = self._evaluator.run(self._at(points.detach(), gradient=True))
         assert gradients is not None
         return losses, gradients
@@ -202,6 +206,8 @@ class PopulationLoss:
         """
         candidates.check(region, draw, count)
         self._flat.check(region.mean, "region.mean", 1)
+        if (net := self._evaluator.net()) is not None:
+            return mlp.candidate_losses(net, region, draw, count)
 
         def batch(first: int, n: int) -> tuple[Tensor, ...]:
             return tuple(self._flat.split(candidates.sample(region, draw, first, n)))
@@ -252,6 +258,8 @@ class PopulationLoss:
                 f"rates must be floats [K], not {rates.dtype} of shape {[*rates.shape]}"
             )
         d, steps = direction.detach(), rates.detach().to(self._flat.device, self._flat.dtype)
+        if (net := self._evaluator.net()) is not None:
+            return mlp.line_losses(net, self.point(), d, steps)
         ways = self._flat.split(d)
 
         def loss(rate: Tensor, *buffers: Tensor) -> Tensor:

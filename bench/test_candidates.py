@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import math
 import subprocess
 import sys
@@ -156,6 +157,40 @@ def test_iterations(side_by_side, request, dim: int, popsize: int) -> None:
     missing = [name for name in PEERS if name not in found]
     if missing:
         say(request, f"not installed: {', '.join(missing)} (pip install 'unstuck[peers]')")
+
+
+@pytest.mark.parametrize(
+    ("dim", "popsize"), [(1000, 1024), (10_000, 64), (10_000, 1024), (100_000, 256)]
+)
+def test_passes(side_by_side, dim: int, popsize: int) -> None:
+    """Losses and moments from one pass over the noise, and the moments after all the losses.
+
+    The latter find their noise in memory where it is at most 4 MB, and draw it again elsewhere.
+    """
+    times = max(1, 1_000_000 // (dim * popsize))
+    landscape, place = Landscape("rastrigin", dim), Region(torch.full((dim,), START), SIGMA)
+    beta = 1 / float(candidates.losses(landscape, place, Draw(0), popsize).std())
+    drawn = itertools.count()
+
+    def fresh() -> Draw:
+        return Draw(0, next(drawn))
+
+    def once() -> None:
+        candidates.softmax_pass(landscape, place, fresh(), popsize, beta)
+
+    def losses() -> None:
+        candidates.losses(landscape, place, fresh(), popsize)
+
+    def twice() -> None:
+        draw = fresh()
+        losses = candidates.losses(landscape, place, draw, popsize)
+        candidates.combine(place, draw, torch.softmax(-beta * losses, 0))
+
+    side_by_side(
+        f"one pass {dim} x {popsize}, {times} times",
+        repeated(once, times),
+        {"losses, then moments": repeated(twice, times), "losses alone": repeated(losses, times)},
+    )
 
 
 def say(request: pytest.FixtureRequest, text: str) -> None:

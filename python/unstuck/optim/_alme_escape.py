@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 
+LEARNING = 0.3  # how much one escape counts in the shares of the scales
+FLOOR = 0.1  # of a tensor's root mean square: what its smallest elements move like
+
+
 class Settings(NamedTuple):
     """How an escape is made; see :class:`unstuck.optim.ALME`."""
 
@@ -146,7 +150,7 @@ def escape(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> E
     search["ngev"] += settings.cost[1]
     search["attempts"] += 1
     search["escapes"] += accepted
-    _learn(optimizer, scales, losses[2:], stay)
+    _learn(optimizer, scales, losses[2:])
     optimizer._stats[[adam.Stat.SEEN_NORMS, adam.Stat.SEEN_LOSSES, adam.Stat.FLAT_STEPS]] = 0
     distance = float((points[best] - start).double().norm())
     record = Escape(
@@ -168,32 +172,79 @@ def _population(optimizer: ALME, params: list[Tensor]) -> Population:
 
 # ---------------------------------------------------------------- candidates
 def _draw_scales(optimizer: ALME) -> list[float]:
-    """Return the scale of each candidate: the given ones, or more of those that succeeded."""
-    pairs = optimizer._escapes.scales
-    return [scale for scale, count in pairs for _ in range(count)]
+    """Return the scale of each candidate: as many as given, or more of those that succeeded."""
+    settings = optimizer._escapes
+    counts = [count for _, count in settings.scales]
+    if settings.mode == "adaptive":
+        counts = _shares(_weights(optimizer), settings.popsize)
+    return [scale for (scale, _), n in zip(settings.scales, counts, strict=True) for _ in range(n)]
 
 
-def _learn(optimizer: ALME, scales: list[float], losses: Tensor, stay: float) -> None:
-    """Remember which scales were good."""
+def _weights(optimizer: ALME) -> list[float]:
+    """Return the share that each scale has earned; at first the given one."""
+    pairs, popsize = optimizer._escapes.scales, optimizer._escapes.popsize
+    kept: list[float] = optimizer._search.get("weights", [])
+    return kept if len(kept) == len(pairs) else [count / popsize for _, count in pairs]
 
 
-def _effective_steps(optimizer: ALME, params: list[Tensor], flat: Flat) -> Tensor:
-    """Return Adam's effective step sizes [P]; 0 of a parameter that has not been stepped."""
+def _shares(weights: list[float], total: int) -> list[int]:
+    """Deal `total` out by weights that sum to 1, one to each at least where there are enough."""
+    least = int(total >= len(weights))
+    rest = total - least * len(weights)
+    exact = [w * rest for w in weights]
+    counts = [int(x) for x in exact]
+    order = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for i in order[: rest - sum(counts)]:
+        counts[i] += 1
+    return [n + least for n in counts]
+
+
+def _learn(optimizer: ALME, scales: list[float], losses: Tensor) -> None:
+    """Let the scales of the best third of the candidates have more of the next ones."""
+    settings = optimizer._escapes
+    if settings.mode != "adaptive" or not bool(torch.isfinite(losses).any()):
+        return
+    best = losses.argsort(stable=True)[: max(1, len(scales) // 3)]
+    winners = [scales[int(i)] for i in best if math.isfinite(float(losses[i]))]
+    optimizer._search["weights"] = [
+        (1 - LEARNING) * w + LEARNING * winners.count(scale) / len(winners)
+        for w, (scale, _) in zip(_weights(optimizer), settings.scales, strict=True)
+    ]
+
+
+def _spreads(optimizer: ALME, params: list[Tensor], flat: Flat) -> Tensor:
+    """Return |w| s [P], with Adam's effective step sizes s; 0 of what has never been stepped.
+
+    In the adaptive mode s is at most 1, and |w| at least a tenth of its tensor's root mean square:
+    vanishing gradients would make the one endless, and zeros would never move by the other.
+    """
     group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-    sizes = []
+    adaptive = optimizer._escapes.mode == "adaptive"
+    spreads = []
     for p in params:
         group, state = group_of[id(p)], optimizer.state.get(p, {})
-        if "exp_avg_sq" not in state:
-            sizes.append(torch.zeros_like(p))
-            continue
-        beta1, beta2 = group["betas"]
-        t = float(state["step"])
-        rate = validate.number(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        v = state["exp_avg_sq"]
-        v = torch.view_as_real(v) if v.is_complex() else v
-        size = rate / (v.to(flat.dtype).sqrt() + group["eps"])
-        sizes.append(torch.view_as_complex(size) if p.is_complex() else size)
-    return flat.gather(sizes)
+        w = (torch.view_as_real(p) if p.is_complex() else p).to(flat.dtype)
+        size = w.abs()
+        if adaptive and w.numel():
+            size = size.clamp_min(FLOOR * size.square().mean().sqrt())
+        size = size * _effective_step(state, group, w, adaptive)
+        spreads.append(torch.view_as_complex(size) if p.is_complex() else size)
+    return flat.gather(spreads)
+
+
+def _effective_step(
+    state: Mapping[str, Any], group: Mapping[str, Any], like: Tensor, bounded: bool
+) -> Tensor:
+    r"""Return :math:`lr \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) / (\sqrt v + \epsilon)`."""
+    if "exp_avg_sq" not in state:
+        return torch.zeros_like(like)
+    beta1, beta2 = group["betas"]
+    t = float(state["step"])
+    rate = validate.number(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+    v = state["exp_avg_sq"]
+    v = torch.view_as_real(v) if v.is_complex() else v
+    size = rate / (v.to(like.dtype).sqrt() + group["eps"])
+    return size.clamp_max(1.0) if bounded else size
 
 
 def _candidates(
@@ -201,12 +252,11 @@ def _candidates(
 ) -> Tensor:
     """Return points [2 + C, P]: where we stand, twice, and the candidates."""
     search = optimizer._search
-    size = start.abs() * _effective_steps(optimizer, params, flat)
     sigma = torch.tensor([0.0, 0.0, *scales], dtype=flat.dtype, device=flat.device)
-    region = Region(start, sigma, torch.nan_to_num(size))
+    spread = torch.nan_to_num(_spreads(optimizer, params, flat))
     draw = Draw(seed=optimizer._escapes.seed, iteration=search["iteration"])
     search["iteration"] += 1
-    return candidates.sample(region, draw, 0, len(sigma))
+    return candidates.sample(Region(start, sigma, spread), draw, 0, len(sigma))
 
 
 # ---------------------------------------------------------------- mini-optimisation

@@ -317,6 +317,16 @@ def test_values_that_are_not_numbers_are_never_best(fused):
     assert torch.equal(everywhere.x, torch.ones(3))
 
 
+@pytest.mark.parametrize("dim", [2, 40])
+def test_a_start_without_a_value_is_left(dim):
+    def holes(x):
+        return math.nan if x[0] > 2.5 else float(x @ x)
+
+    result = minimize(holes, np.full(dim, 3.0), seed=0, budget=4000)
+    assert (result.status, result.nfev) == (1, 4000)
+    assert result.fun < 1.0
+
+
 def test_whole_numbers_and_booleans_are_values():
     result = minimize(lambda x: int((x.round() ** 2).sum()), np.full(2, 4.0), budget=500, seed=0)
     assert result.fun == 0.0

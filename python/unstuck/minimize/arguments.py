@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -181,11 +182,12 @@ def read_tol(tol: Any) -> float | None:
     """Return the tolerance, a finite number of at least 0, or None."""
     if tol is None:
         return None
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)):
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real):
         raise TypeError(f"tol must be a number or None, not {tol!r}")
-    if not (tol >= 0 and math.isfinite(tol)):
+    number = float(tol)
+    if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"tol must be finite and at least 0, not {tol}")
-    return float(tol)
+    return number
 
 
 def read_callback(callback: Any) -> Callback | None:

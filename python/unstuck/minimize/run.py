@@ -15,6 +15,7 @@ from unstuck.minimize.result import History, OptimizeResult
 from unstuck.search import Search
 from unstuck.search.hybrids import Descent
 
+PATIENCE = 50  # iterations in a row without a finite value
 PROBES = ("phase", "rate", "accepted")  # of the records of a hybrid
 
 
@@ -118,6 +119,8 @@ class Run:
 
     def _ending(self) -> Ending | None:
         reasons = self._search.stop()
+        if isinstance(self._search, Search) and reasons.get("nonfinite", PATIENCE) < PATIENCE:
+            del reasons["nonfinite"]  # further draws may hit a finite value
         if reasons:
             told = ", ".join(f"{name} ({value})" for name, value in reasons.items())
             return Ending(3 if "nonfinite" in reasons else 0, f"Stopped by the method: {told}.")

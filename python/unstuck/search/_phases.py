@@ -145,7 +145,7 @@ class PhasedRule:
             self.lowest = min(self.lowest, float(values.min()))
             phase.tell(values, points)
             self._after_wide(phase)
-        elif name != "wide" and self.bad in (0, _PATIENCE):
+        elif name != "wide" and self.bad % _PATIENCE == 0:
             phase.tell(values, points)
             self._after_local(name, phase)
 

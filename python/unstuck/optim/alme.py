@@ -14,6 +14,7 @@ from unstuck.ops import adam
 from unstuck.ops.adam import Stat
 from unstuck.optim import _alme_escape as escapes
 from unstuck.optim import _alme_groups as groups
+from unstuck.optim import _alme_polish as polishes
 from unstuck.optim import _alme_step as steps
 from unstuck.optim import _validate as validate
 from unstuck.optim._alme_escape import Escape, Settings
@@ -55,6 +56,7 @@ class ALME(Optimizer):
         escape_budget: float = 0.5,
         check_every: int = 10,
         track_best: bool = False,
+        polish: bool = True,
         memory: int | None = None,
         seed: int = 0,
         maximize: bool = False,
@@ -84,7 +86,7 @@ class ALME(Optimizer):
             loss_threshold,
             stagnation_patience,
         )
-        self.module, self.track_best = module, track_best
+        self.module, self.track_best, self.polish = module, track_best, polish
         self.history: deque[Escape] = deque(maxlen=HISTORY)
         self._forget()
         defaults = dict(
@@ -133,8 +135,9 @@ class ALME(Optimizer):
         """Drop everything that is derived from groups and state."""
         self._plan: steps.Kept | None = None
         self._population: Together | None = None
+        self._watch = polishes.Watch()
 
-    _settings = ("_escapes", "_tracking", "module", "track_best", "history")
+    _settings = ("_escapes", "_tracking", "module", "track_best", "polish", "history")
 
     def __getstate__(self) -> dict[str, Any]:
         mine = {name: self.__dict__[name] for name in self._settings}
@@ -257,6 +260,9 @@ class ALME(Optimizer):
             with torch.no_grad():
                 steps.step(self)
             return None
+        polished, loss = polishes.step(self, closure)
+        if polished:
+            return loss
         with torch.enable_grad():
             loss = closure()
             own_gradients = self._needs_backward(loss)
@@ -265,6 +271,7 @@ class ALME(Optimizer):
         told = isinstance(loss, (Tensor, float, int)) and not isinstance(loss, bool)
         with torch.no_grad():
             if told:
+                polishes.watch(self, loss)
                 self._keep_best(loss)
                 self.record_loss(loss)
             steps.step(self)

@@ -1,0 +1,182 @@
+"""How :class:`unstuck.optim.ALME` polishes: it sees that the loss does not change, and searches."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unstuck.ops import adam
+from unstuck.optim import _layout as layout
+from unstuck.optim import _validate as validate
+from unstuck.optim._polish import Polish
+from unstuck.optim._trials import Closure, RandomState, as_loss
+from unstuck.population._closure import Buffers
+from unstuck.population._flat import Flat
+
+if TYPE_CHECKING:
+    from unstuck.optim.alme import ALME
+
+FIRST, OFTENER = 10, 10  # steps after which the loss is tested: 10, 100, 1000, ...
+AGAIN = 100  # evaluations after which it is tested whether the loss is still the same
+ALIKE = 1e-6  # relative difference of two evaluations of one loss
+LARGEST = 200_000  # numbers: a search keeps up to 80 times as many
+DTYPES = (torch.float32, torch.float64)
+
+
+class Watch:
+    """What an optimizer knows of its loss: whether it is the same function at every step.
+
+    A closure on a mini-batch, or with dropout, has another value at the same point one step later.
+    One on all data has the same value, and then the steps go on by :class:`Polish`, each with one
+    evaluation, and with the parameters at the best point found so far.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.next_test = FIRST
+        self.seen: tuple[Tensor, float] | None = None  # a point, and its loss one step ago
+        self.search: Polish | None = None
+        self.since = 0
+
+
+def watch(optimizer: ALME, loss: Any) -> None:
+    """Remember where the loss was evaluated, when a test is due; before Adam's step."""
+    know = optimizer._watch
+    know.steps += 1
+    if know.steps >= know.next_test and _can_search(optimizer):
+        know.next_test = OFTENER * know.steps
+        value = float(as_loss(loss))
+        if math.isfinite(value):
+            params = optimizer._moving
+            know.seen = Flat(params).gather(params), value * optimizer._sign
+
+
+def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
+    """Make a step of the search; return whether it was one, and the loss before it."""
+    know = optimizer._watch
+    if know.seen is None and know.search is None:
+        return False, None
+    params = optimizer._moving
+    flat = Flat(params)
+    stand = flat.gather(params)
+    moved = know.search is not None and not torch.equal(stand, know.search.best)
+    if moved or not _can_search(optimizer):
+        know.seen = know.search = None
+        return False, None
+    seen, know.seen = know.seen, None
+    if know.search is None:
+        assert seen is not None
+        point, expected = seen
+    elif know.since >= AGAIN:
+        point, expected, know.since = know.search.best, know.search.loss, 0
+    else:
+        point, expected = know.search.ask(), None
+    try:
+        found = _evaluate(optimizer, flat, point, closure)
+    except BaseException:
+        _write(flat, stand)
+        raise
+    if found.moved or (expected is not None and not _alike(found.loss, expected)):
+        _write(flat, stand)
+        found.random.restore()
+        know.search = None
+        return False, None
+    before = found.loss if know.search is None else know.search.loss
+    if know.search is None:
+        shapes = [p.shape for p in params]
+        know.search = Polish(point, shapes, seed=optimizer._escapes.seed % 2**63)
+        expected = None
+    if expected is None:
+        know.since += 1
+        _tell(optimizer, know.search, found)
+    _write(flat, know.search.best)
+    if know.search.loss < before:
+        _keep_best(optimizer, know.search.loss)
+    loss = before * optimizer._sign
+    if isinstance(found.value, Tensor):
+        return True, torch.full_like(found.value.detach(), loss)
+    return True, loss
+
+
+def _can_search(optimizer: ALME) -> bool:
+    """Whether the closure's loss is what is minimised, and the parameters can be searched."""
+    params = optimizer._moving
+    alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return (
+        optimizer.polish
+        and alone
+        and not torch.compiler.is_compiling()
+        and getattr(optimizer, "grad_scale", None) is None
+        and all(
+            group["weight_decay"] == 0 and validate.number(group["lr"]) > 0
+            for group in optimizer.param_groups
+        )
+        and 0 < sum(p.numel() for p in params) <= LARGEST
+        and all(
+            layout.is_plain(p) and p.dtype in DTYPES and p.device == params[0].device
+            for p in params
+        )
+    )
+
+
+class Found(NamedTuple):
+    """What a closure returned at a point, loss and gradient [P] to minimise, and its traces."""
+
+    value: Any
+    loss: float
+    gradient: Tensor
+    moved: bool  # whether buffers are no longer what they were: put back, if so
+    random: RandomState  # before it
+
+
+def _evaluate(optimizer: ALME, flat: Flat, point: Tensor, closure: Closure) -> Found:
+    params = flat.params
+    _write(flat, point)
+    random, buffers = RandomState(params), Buffers()
+    for p in params:
+        p.grad = None
+    try:
+        with torch.enable_grad():
+            value = closure()
+            own = optimizer._needs_backward(value)
+            if own:
+                value.backward()
+        if moved := bool(buffers.changed()):
+            buffers.restore()
+    finally:
+        buffers.close()
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    gradient = flat.gather(grads) * optimizer._sign
+    if own:
+        optimizer.zero_grad()
+    return Found(value, float(as_loss(value)) * optimizer._sign, gradient, moved, random)
+
+
+def _alike(loss: float, expected: float) -> bool:
+    return abs(loss - expected) <= ALIKE * abs(expected)
+
+
+def _write(flat: Flat, point: Tensor) -> None:
+    with torch.no_grad():
+        for p, part in zip(flat.params, flat.split(point), strict=True):
+            p.copy_(part)
+
+
+def _tell(optimizer: ALME, search: Polish, found: Found) -> None:
+    counts = optimizer._search
+    descents, escapes = search.descents, search.escapes
+    search.tell(found.loss, found.gradient)
+    counts["nfev"] += 1
+    counts["ngev"] += 1
+    counts["attempts"] += search.descents - descents
+    counts["escapes"] += search.escapes - escapes
+
+
+def _keep_best(optimizer: ALME, loss: float) -> None:
+    optimizer._keep_best(loss * optimizer._sign)
+    optimizer._stats[adam.Stat.BEST_LOSS] = loss
+    optimizer._stats[adam.Stat.HAS_BEST] = 1.0

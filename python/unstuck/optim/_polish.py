@@ -1,0 +1,198 @@
+"""Search by descents of a loss that does not change: which to go on with, and where to begin anew.
+
+For a full-batch training loss. One value at a time, so that a training loop goes on with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unstuck.optim._quasi_newton import LBFGS, Points
+
+WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%
+LEAST = 20  # values of a descent before it is compared with the best one
+AGE = 8
+SHARE = 0.5  # values that the best descent gets for one of a descent that did not beat it
+KINDS = ("fresh", "units", "entries")
+SPREAD = 2.0  # fresh values are at most so much wider or narrower than the first ones
+REPLACED = (0.05, 0.5)  # shares of a point that a mixture replaces
+
+
+class Polish:
+    r"""Descents by L-BFGS, each dropped when it promises nothing; the best one is what counts.
+
+    A descent stands still when an iteration window gains less than 5% of the loss. It promises
+    nothing when, at the rate of its last quarter, it would need more values than it has had to
+    come below the best loss so far, :math:`f - f^* > n\,\Delta f`. Then another begins, from
+
+    - a fresh point: every tensor normal, with the mean and the deviation that it began with, times
+      one factor from [1/2, 2]: what the initialisation does, without knowing it;
+    - the best point with some of its units (rows of tensors) fresh, or some of its entries, a share
+      from 5% to 50%.
+
+    The best descent goes on meanwhile, with one value for every two of others: a slow one is not
+    lost.
+
+    Parameters
+    ----------
+    start : torch.Tensor
+        Where it starts ``[P]``; its scale is taken for that of the initialisation.
+    shapes : sequence of torch.Size
+        The tensors that the point consists of, in order.
+    seed : int
+        Of what is drawn.
+
+    Attributes
+    ----------
+    best : torch.Tensor
+        The point ``[P]`` with the lowest loss.
+    loss : float
+        Its loss; infinite before the first value.
+    evaluations : int
+        Values that were told.
+    descents, escapes : int
+        Descents that were begun, and how many of them came below the best before.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not make up the point.
+
+    Examples
+    --------
+    >>> import torch
+    >>> search = Polish(torch.tensor([2.0, 1.0]), [torch.Size([2])], seed=0)
+    >>> while search.evaluations < 60:
+    ...     x = search.ask().requires_grad_()
+    ...     loss = (x.square() - 1).square().sum()
+    ...     search.tell(float(loss), *torch.autograd.grad(loss, x))
+    >>> search.loss < 1e-6
+    True
+    """
+
+    def __init__(self, start: Tensor, shapes: Sequence[torch.Size], *, seed: int = 0) -> None:
+        sizes = [shape.numel() for shape in shapes]
+        if start.ndim != 1 or sum(sizes) != start.numel():
+            raise ValueError(
+                f"the shapes have {sum(sizes)} numbers, but the point is of shape "
+                f"{tuple(start.shape)}: give the shape of every tensor in it"
+            )
+        self.best, self.loss = start, math.inf
+        self.evaluations = self.descents = self.escapes = 0
+        self._shapes, self._sizes = tuple(shapes), sizes
+        self._generator = torch.Generator().manual_seed(seed)
+        self._mean, self._deviation = _first_scales(start, sizes)
+        self._search = self._run(start)
+        self._next = next(self._search)
+
+    def ask(self) -> Tensor:
+        """Return the point [P] whose loss and gradient are wanted next."""
+        return self._next
+
+    def tell(self, loss: float, gradient: Tensor) -> None:
+        """Take the loss and the gradient [P] of that point."""
+        self.evaluations += 1
+        if loss < self.loss:
+            self.best, self.loss = self._next, loss
+        self._next = self._search.send((loss, gradient))
+
+    # ------------------------------------------------------------ which descent goes on
+    def _run(self, start: Tensor) -> Points:
+        leader, share = self._begin(start), SHARE
+        yield from _follow(leader, math.inf)
+        while True:
+            other = self._begin(self._candidate(leader.lowest))
+            yield from _follow(other, leader.low)
+            if other.low < leader.low or not math.isfinite(leader.low):
+                leader, share = other, SHARE
+                self.escapes += 1
+                continue
+            for _ in range(int(share * len(other.lows))):
+                if leader.over:
+                    break
+                yield from _value(leader)
+            if _stands_still(leader, PROGRESS / 10):
+                share /= 2
+            elif not _stands_still(leader):
+                yield from _follow(leader, math.inf)
+
+    def _begin(self, x: Tensor) -> LBFGS:
+        self.descents += 1
+        return LBFGS(x)
+
+    # ------------------------------------------------------------ where another begins
+    def _candidate(self, best: Tensor) -> Tensor:
+        kind = KINDS[int(torch.randint(len(KINDS), (), generator=self._generator))]
+        factor = SPREAD ** (2 * self._uniform() - 1)
+        noise = torch.randn(best.shape, generator=self._generator).to(best)
+        fresh: Tensor = self._mean + factor * self._deviation * noise
+        if kind == "fresh" or not math.isfinite(self.loss):
+            return fresh
+        low, high = REPLACED
+        share = low * (high / low) ** self._uniform()
+        return torch.where(self._mask(kind, share).to(best.device), fresh, best)
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self._generator))
+
+    def _mask(self, kind: str, share: float) -> Tensor:
+        """Draw which entries are replaced: of themselves, or by rows of their tensors."""
+        if kind == "entries":
+            return torch.rand(sum(self._sizes), generator=self._generator) < share
+        parts = []
+        for shape, size in zip(self._shapes, self._sizes, strict=True):
+            rows = shape[0] if len(shape) else 1
+            drawn = torch.rand(rows, generator=self._generator) < share
+            parts.append(drawn.repeat_interleave(size // max(rows, 1)))
+        return torch.cat(parts)
+
+
+def _value(descent: LBFGS) -> Points:
+    descent.tell(*(yield descent.ask()))
+
+
+def _follow(descent: LBFGS, best: float) -> Points:
+    """Go on with a descent until it stands still, or promises nothing beside the best loss."""
+    while not descent.over:
+        yield from _value(descent)
+        if _stands_still(descent) or _promises_nothing(descent, best):
+            return
+
+
+def _stands_still(descent: LBFGS, progress: float = PROGRESS) -> bool:
+    losses = descent.losses
+    window = max(WINDOW, len(losses) // AGE)
+    if descent.over or len(losses) <= window:
+        return descent.over
+    return losses[-1 - window] - losses[-1] <= progress * abs(losses[-1])
+
+
+def _promises_nothing(descent: LBFGS, best: float) -> bool:
+    lows, n = descent.lows, len(descent.lows)
+    if n < LEAST or descent.low <= best:
+        return False
+    window = max(LEAST // 2, n // 4)
+    rate = (lows[-1 - window] - lows[-1]) / window
+    return descent.low - best > n * rate
+
+
+def _first_scales(start: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the mean and the deviation [P] that tensors seem to have been drawn with."""
+    means, deviations = [], []
+    for values in torch.split(start.double(), list(sizes)):
+        count = values.numel()
+        if count < 2:
+            mean, deviation = 0.0, float(values.abs().sum())
+        else:
+            mean, deviation = float(values.mean()), float(values.std())
+            if deviation <= 1e-6 * abs(mean):  # all alike, such as the ones of a norm: kept
+                deviation = 0.0
+            elif abs(mean) < 3 * deviation / math.sqrt(count):
+                mean, deviation = 0.0, float(values.square().mean().sqrt())
+        means.append(torch.full((count,), mean))
+        deviations.append(torch.full((count,), deviation))
+    return torch.cat(means).to(start), torch.cat(deviations).to(start)

@@ -14,8 +14,11 @@ class AttentionPlan : public CandidatePlan<typename Backend::Candidates> {
  public:
   using Base::Base;
 
-  int64_t workspace_size(const py::object& count, const py::object& antithetic) const {
-    return Backend::workspace_size(this->dim_, integer(count, {"count"}, 0, UINT32_MAX),
+  int64_t workspace_size(const py::object& count, const py::object& antithetic,
+                         const py::object& data) const {
+    Arrays arrays(Backend::Candidates::kDeviceType);
+    return Backend::workspace_size(read_objective(arrays, data, Bound::none), this->dim_,
+                                   integer(count, {"count"}, 0, UINT32_MAX),
                                    flag(antithetic, {"antithetic"}));
   }
 
@@ -90,6 +93,7 @@ void bind_attention(py::module_& m) {
       .def(py::init<const py::object&, const py::object&, const py::object&>(),
            py::arg("landscape"), py::arg("parameters"), py::arg("dim"))
       .def("workspace_size", &Plan::workspace_size, py::arg("count"), py::arg("antithetic"),
+           py::arg("data") = py::none(),
            "float64 numbers that set_workspace() needs for steps with this many candidates.")
       .def("steps", &Plan::steps, py::arg("data"), py::arg("region"), py::arg("path"),
            py::arg("beta"), py::arg("share"), py::arg("draw"), py::arg("steps"), py::arg("losses"),

@@ -27,7 +27,7 @@ struct AttentionBackend {
   using Candidates = CandidateBackend;
   using Scratch = AttentionScratch;
 
-  static int64_t workspace_size(int64_t, int64_t, bool) { return 0; }
+  static int64_t workspace_size(const ObjectiveView&, int64_t, int64_t, bool) { return 0; }
 
   template <class R>
   static void steps(const ObjectiveView& objective, const RegionView<R>& region,

@@ -1,7 +1,7 @@
 // Iterations of adaptive attention search on CUDA. What one leaves for the next, and whether there
 // is to be a next, lies on the device: the host launches as many as are wanted and then looks.
 //
-//   losses    candidate_losses(), left undone once stopped
+//   losses    of the objective; those of a landscape are left undone once stopped
 //   temper    one block: surveys the losses, finds the temperature and the weights
 //   best      a candidate that is better than all before
 //   moments   candidate_moments(); without weights once stopped
@@ -14,6 +14,7 @@
 #include "core/block.hpp"
 #include "cuda/candidate_points.hpp"
 #include "cuda/candidates.hpp"
+#include "cuda/objectives.hpp"
 #include "math/attention.hpp"
 
 namespace unstuck::cuda {
@@ -217,14 +218,42 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t k = first; k < count; k += step) sigmas[k] = sigma;
 }
 
+template <class R>
+int evaluate(const LandscapeView& o, const RegionView<R>& region, const DrawView& draw,
+             int64_t count, const Layout<R>& at, void* stream) {
+  return candidate_losses(o, region, draw, count, at.losses, at.rest, &at.progress->stopped,
+                          stream);
+}
+template <class R>
+int evaluate(const Regression& o, const RegionView<R>& region, const DrawView& draw, int64_t count,
+             const Layout<R>& at, void* stream) {
+  return linear_candidates(o, region, draw, count, at.losses, at.rest, stream);
+}
+template <class R>
+int evaluate(const NetData& o, const RegionView<R>& region, const DrawView& draw, int64_t count,
+             const Layout<R>& at, void* stream) {
+  return net_candidates(o, region, draw, count, at.losses, at.rest, stream);
+}
+
+int64_t losses_workspace(const LandscapeView&, int64_t dim, int64_t count, bool antithetic) {
+  return candidate_losses_workspace(dim, count, antithetic);
+}
+int64_t losses_workspace(const Regression& o, int64_t, int64_t count, bool antithetic) {
+  return linear_candidates_workspace(o.n, count, antithetic);
+}
+int64_t losses_workspace(const NetData& o, int64_t, int64_t count, bool) {
+  return net_candidates_workspace(o.n, count);
+}
+
 // Launches one iteration.
 template <class R>
-int launch_step(const LandscapeView& objective, const RegionView<R>& region, const DrawView& draw,
+int launch_step(const ObjectiveView& objective, const RegionView<R>& region, const DrawView& draw,
                 int64_t count, double share, const AttentionState<R>& state, const Layout<R>& at,
                 R* losses, R* best_x, cudaStream_t stream) {
-  if (const int error = candidate_losses(objective, region, draw, count, at.losses, at.rest,
-                                         &at.progress->stopped, stream))
-    return error;
+  const auto losses_of = [&](const auto& o) {
+    return evaluate(o, region, draw, count, at, stream);
+  };
+  if (const int error = std::visit(losses_of, objective)) return error;
   GPU_LAUNCH(temper_kernel<R>, 1, kTemperThreads, 0, stream, count, at.losses, share, at.progress,
              losses, at.weights);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
@@ -244,14 +273,16 @@ int launch_step(const LandscapeView& objective, const RegionView<R>& region, con
 
 }  // namespace
 
-int64_t attention_workspace(int64_t dim, int64_t count, bool antithetic) {
+int64_t attention_workspace(const ObjectiveView& objective, int64_t dim, int64_t count,
+                            bool antithetic) {
+  const int64_t losses = std::visit(
+      [&](const auto& o) { return losses_workspace(o, dim, count, antithetic); }, objective);
   return Layout<double>::kProgress + 2 * move_blocks(dim) + 3 * count + 2 * dim +
-         std::max(candidate_losses_workspace(dim, count, antithetic),
-                  candidate_moments_workspace(dim, count, antithetic));
+         std::max(losses, candidate_moments_workspace(dim, count, antithetic));
 }
 
 template <class R>
-int attention_steps(const LandscapeView& objective, const RegionView<R>& region, DrawView draw,
+int attention_steps(const ObjectiveView& objective, const RegionView<R>& region, DrawView draw,
                     int64_t count, int64_t steps, double share, AttentionState<R>& state, R* losses,
                     R* best_x, AttentionReport& report, double* workspace, void* stream) {
   const Layout<R> at(workspace, region.dim, count);
@@ -277,7 +308,7 @@ int attention_steps(const LandscapeView& objective, const RegionView<R>& region,
 }
 
 #define UNSTUCK_NAMED(R)                                                                      \
-  template int attention_steps(const LandscapeView&, const RegionView<R>&, DrawView, int64_t, \
+  template int attention_steps(const ObjectiveView&, const RegionView<R>&, DrawView, int64_t, \
                                int64_t, double, AttentionState<R>&, R*, R*, AttentionReport&, \
                                double*, void*);
 UNSTUCK_NAMED(float)

@@ -9,8 +9,9 @@ struct AttentionBackend {
   using Candidates = CandidateBackend;
   struct Scratch {};  // all of it is lent
 
-  static int64_t workspace_size(int64_t dim, int64_t count, bool antithetic) {
-    return attention_workspace(dim, count, antithetic);
+  static int64_t workspace_size(const ObjectiveView& objective, int64_t dim, int64_t count,
+                                bool antithetic) {
+    return attention_workspace(objective, dim, count, antithetic);
   }
 
   template <class R>
@@ -18,10 +19,8 @@ struct AttentionBackend {
                     const DrawView& draw, int64_t count, int64_t wanted, double share,
                     AttentionState<R>& state, R* losses, R* best_x, AttentionReport& report,
                     const Workspace& lent, const Scratch&, void* stream) {
-    const auto* landscape = std::get_if<LandscapeView>(&objective);
-    if (!landscape) throw std::invalid_argument("data must be None on CUDA: a landscape");
-    double* memory = lent.room(attention_workspace(region.dim, count, draw.antithetic));
-    check(attention_steps(*landscape, region, draw, count, wanted, share, state, losses, best_x,
+    double* memory = lent.room(attention_workspace(objective, region.dim, count, draw.antithetic));
+    check(attention_steps(objective, region, draw, count, wanted, share, state, losses, best_x,
                           report, memory, stream));
   }
 };

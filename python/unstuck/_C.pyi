@@ -75,6 +75,11 @@ class AttentionPlan(CandidatePlan):
         ``("net", X, y, cross_entropy, hidden, outputs)``.
         """
 
+    def workspace_size(
+        self, count: int, antithetic: bool, data: tuple[Any, ...] | None = None
+    ) -> int:
+        """float64 numbers that set_workspace() needs for steps with this many candidates."""
+
 class BlendPlan:
     """The tensors of a blend step, checked once and watched between steps."""
 

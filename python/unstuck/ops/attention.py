@@ -175,7 +175,8 @@ def _run_native(
         high = torch.full_like(mean, math.inf) if high is None else now.dense(high)
         region = region._replace(low=low, high=high)
     with now.on(mean.device):
-        now.lend(plan, mean.device, count, draw.antithetic)
+        if size := plan.workspace_size(count, draw.antithetic, data):
+            plan.set_workspace(mean.new_empty(size, dtype=torch.float64))
         done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
             data,
             region,

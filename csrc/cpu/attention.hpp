@@ -5,9 +5,6 @@
 
 namespace unstuck::cpu {
 
-using unstuck::AttentionReport;
-using unstuck::AttentionState;
-
 struct AttentionScratch {
   std::vector<double> weights, partials;
   std::vector<char> moments;

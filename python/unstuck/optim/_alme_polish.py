@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 FIRST, OFTENER = 10, 10  # steps after which the loss is tested: 10, 100, 1000, ...
-AGAIN = 100  # evaluations after which it is tested whether the loss is still the same
+SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
 LARGEST = 200_000  # numbers: a search keeps up to 80 times as many
 DTYPES = (torch.float32, torch.float64)
@@ -40,7 +40,7 @@ class Watch:
         self.next_test = FIRST
         self.seen: tuple[Tensor, float] | None = None  # a point, and its loss one step ago
         self.search: Polish | None = None
-        self.since = 0
+        self.again = SOON  # evaluations before the next test
 
 
 def watch(optimizer: ALME, loss: Any) -> None:
@@ -71,8 +71,8 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
     if know.search is None:
         assert seen is not None
         point, expected = seen
-    elif know.since >= AGAIN:
-        point, expected, know.since = know.search.best, know.search.loss, 0
+    elif know.again <= 0:
+        point, expected, know.again = know.search.best, know.search.loss, AGAIN
     else:
         point, expected = know.search.ask(), None
     try:
@@ -80,6 +80,8 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
     except BaseException:
         _write(flat, stand)
         raise
+    optimizer._search["nfev"] += 1
+    optimizer._search["ngev"] += 1
     if found.moved or (expected is not None and not _alike(found.loss, expected)):
         _write(flat, stand)
         found.random.restore()
@@ -89,9 +91,9 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
     if know.search is None:
         shapes = [p.shape for p in params]
         know.search = Polish(point, shapes, seed=optimizer._escapes.seed % 2**63)
-        expected = None
+        expected, know.again = None, SOON
     if expected is None:
-        know.since += 1
+        know.again -= 1
         _tell(optimizer, know.search, found)
     _write(flat, know.search.best)
     if know.search.loss < before:
@@ -170,8 +172,6 @@ def _tell(optimizer: ALME, search: Polish, found: Found) -> None:
     counts = optimizer._search
     descents, escapes = search.descents, search.escapes
     search.tell(found.loss, found.gradient)
-    counts["nfev"] += 1
-    counts["ngev"] += 1
     counts["attempts"] += search.descents - descents
     counts["escapes"] += search.escapes - escapes
 

@@ -1,0 +1,189 @@
+"""ALME on a loss that does not change: when it polishes, when not, what a step leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unstuck.optim._alme_polish import AGAIN, FIRST, LARGEST
+from unstuck.optim.alme import ALME
+
+X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.sin(X.sum(1, keepdim=True))
+
+
+def net(*extra):
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), *extra, nn.Tanh(), nn.Linear(8, 1))
+
+
+class Model:
+    """A net, an optimizer, and a closure on some rows that counts its calls."""
+
+    def __init__(self, model=None, rows=lambda: slice(None), backward=False, **options):
+        self.model = net() if model is None else model
+        self.optimizer = ALME(self.model.parameters(), lr=0.01, **options)
+        self.rows, self.backward, self.calls = rows, backward, 0
+        self.shift = 0.0
+        self.sign = -1.0 if options.get("maximize") else 1.0
+
+    def loss(self, rows=slice(None)):
+        return self.sign * F.mse_loss(self.model(X[rows]), Y[rows] + self.shift)
+
+    def closure(self):
+        self.calls += 1
+        if self.backward:
+            self.optimizer.zero_grad()
+        loss = self.loss(self.rows())
+        if self.backward:
+            loss.backward()
+        return loss
+
+    def step(self, count=1):
+        return [self.optimizer.step(self.closure).item() for _ in range(count)]
+
+    @property
+    def polishing(self):
+        return self.optimizer._watch.search is not None
+
+    @property
+    def values(self):
+        return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_loss_of_all_data_is_polished_with_one_evaluation_a_step(backward):
+    run = Model(backward=backward)
+    run.step(FIRST)
+    assert not run.polishing
+    losses = run.step(150)
+    assert run.polishing
+    assert run.calls == FIRST + 150 == run.optimizer.ngev
+    assert losses[1:] == sorted(losses[1:], reverse=True)
+    assert run.loss().item() == run.optimizer._watch.search.loss == run.optimizer.best_loss
+    adam = Model(polish=False)
+    adam.step(FIRST + 150)
+    assert run.loss() < 0.1 * adam.loss()
+    assert all((p.grad is not None) == backward for p in run.model.parameters())
+
+
+def test_batches_are_not_polished_and_nothing_else_changes():
+    plain, tested = (
+        Model(rows=lambda: torch.randperm(32)[:8], polish=polish) for polish in (False, True)
+    )
+    for run in (plain, tested):
+        torch.manual_seed(0)
+        run.step(3 * FIRST)
+        assert not run.polishing
+    assert torch.equal(plain.values, tested.values)
+    assert tested.calls == plain.calls + 1
+
+
+def test_dropout_is_not_polished():
+    run = Model(net(nn.Dropout(0.2)))
+    run.step(3 * FIRST)
+    assert not run.polishing
+
+
+def test_running_statistics_are_not_polished_and_stay_right():
+    runs = [Model(net(nn.BatchNorm1d(8)), polish=polish) for polish in (False, True)]
+    for run in runs:
+        run.step(3 * FIRST)
+        assert not run.polishing
+    one, other = (run.model.state_dict() for run in runs)
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"polish": False}])
+def test_what_excludes_it(options):
+    run = Model(**options)
+    run.step(3 * FIRST)
+    assert not run.polishing
+
+
+def test_large_models_and_frozen_groups_are_left_alone():
+    wide = nn.Linear(4, LARGEST // 4)
+    run = Model(nn.Sequential(wide, nn.Flatten(0), nn.Linear(1, 1)))
+    assert sum(p.numel() for p in run.model.parameters()) > LARGEST
+    optimizer = ALME([{"params": [nn.Parameter(torch.ones(2))], "lr": 0.0}])
+    (w,) = optimizer.param_groups[0]["params"]
+    for _ in range(2 * FIRST):
+        optimizer.step(lambda: w.square().sum())
+    assert optimizer._watch.search is None
+    assert w.tolist() == [1, 1]
+
+
+def test_other_data_end_it():
+    run = Model()
+    run.step(4 * FIRST)
+    assert run.polishing
+    before = run.values
+    run.shift = 3.0
+    run.step(AGAIN)
+    assert not run.polishing
+    assert run.optimizer._stats.isfinite().all()
+    assert not torch.equal(run.values, before)
+
+
+def test_parameters_that_somebody_moved_end_it():
+    run = Model()
+    run.step(4 * FIRST)
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.mul_(0.5)
+    before = run.values
+    (loss,) = run.step()
+    assert not run.polishing
+    assert (run.values - before).abs().max() < 0.05
+    assert loss > 0
+
+
+def test_an_error_leaves_the_model_where_it_was():
+    run = Model()
+    run.step(4 * FIRST)
+    before = run.values
+
+    def closure():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.optimizer.step(closure)
+    assert torch.equal(run.values, before)
+    run.step(5)
+    assert run.polishing
+
+
+def test_maximize():
+    down, up = Model(), Model(maximize=True)
+    losses, gains = down.step(60), up.step(60)
+    assert up.polishing
+    assert gains == [-loss for loss in losses]
+    assert torch.equal(up.values, down.values)
+
+
+def test_copies_begin_a_search_of_their_own():
+    run = Model(track_best=True)
+    run.step(8 * FIRST)
+    twin = copy.deepcopy(run)
+    assert not twin.polishing
+    assert torch.equal(twin.values, run.values)
+    twin.step(3 * FIRST)
+    assert twin.polishing
+    assert twin.loss() <= run.loss()
+    assert run.optimizer.load_best() == run.loss().item()
+
+
+def test_losses_that_are_not_finite_do_not_move_the_model():
+    w = nn.Parameter(torch.tensor([2.0, 0.5]))
+    optimizer = ALME([w], lr=1e-3)
+    for _ in range(200):
+        optimizer.step(lambda: (w - w.log()).sum())
+    assert optimizer._watch.search is not None
+    torch.testing.assert_close(w.detach(), torch.ones(2), atol=1e-3, rtol=0)
+    assert math.isfinite(optimizer.best_loss)

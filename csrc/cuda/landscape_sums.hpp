@@ -59,15 +59,13 @@ template <class R>
 int finish_landscapes(const LandscapeView& objective, const LandscapeRows& rows,
                       LandscapePart* parts, bool prepared, R* values, cudaStream_t stream);
 
-// Blocks that a multiprocessor has registers for.
-template <class F, class R>
-constexpr int kLandscapeBlocks = sizeof(R) == 8 ? 2
-                                 : F::kPairs    ? 4
-                                                : 5;
+// Blocks that a multiprocessor is to have registers for; 1024 threads are all that some can hold.
+template <class R>
+constexpr int kLandscapeBlocks = sizeof(R) == 8 ? 2 : 4;
 
 // Writes values where there is one slice and `values` is given, else parts.
 template <class F, class R, class Points>
-__global__ void __launch_bounds__(256, (kLandscapeBlocks<F, R>))
+__global__ void __launch_bounds__(256, kLandscapeBlocks<R>)
     landscape_kernel(GPU_GRID_CONSTANT(Points) points, LandscapeParameters parameters,
                      int64_t first_row, int64_t rows, LandscapePart* parts, R* values) {
   constexpr unsigned kAll = 0xffffffffu;

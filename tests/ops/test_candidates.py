@@ -295,7 +295,7 @@ BAD = [
     (dict(low=V.double()), ValueError, "low must be like mean"),
     (dict(high=1.0), TypeError, "high must be a torch.Tensor"),
     (dict(sigma=math.nan), ValueError, "sigma must be finite"),
-    (dict(sigma=torch.ones(5)), ValueError, "sigma must be a number or have 4"),
+    (dict(sigma=torch.ones(5)), ValueError, r"sigma must be like mean, of shape \(4,\)"),
     (dict(bound="wrap"), ValueError, "bound must be 'clip' or 'reflect', not 'wrap'"),
     (dict(mean=torch.zeros(2)), ValueError, "3 coordinates, but mean has 2"),
 ]
@@ -318,7 +318,7 @@ def test_other_arguments_are_checked(backend: str) -> None:
             candidates.softmax_pass(sphere, place, Draw(0), 4, beta)
     with pytest.raises(ValueError, match="weights must have one dimension"):
         candidates.combine(place, Draw(0), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match=r"weights must be of torch\.float32"):
+    with pytest.raises(ValueError, match="weights must be like mean"):
         candidates.combine(place, Draw(0), torch.zeros(2, dtype=torch.float64))
     with pytest.raises(TypeError, match=r"weights must be a torch\.Tensor"):
         candidates.combine(place, Draw(0), [1.0])

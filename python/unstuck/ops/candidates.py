@@ -24,12 +24,13 @@ from unstuck.ops.reference_candidates import Draw, Moments, Region
 __all__ = ["Draw", "Moments", "Region", "combine", "losses", "sample", "softmax_pass"]
 
 
-def _vector(name: str, x: object, mean: Tensor) -> None:
+def _refuse_unlike(name: str, x: object, mean: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise for what is no tensor of this shape with the dtype and the device of mean."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(x).__name__}")
-    if x.shape != mean.shape or x.dtype is not mean.dtype or x.device != mean.device:
+    if x.shape != shape or x.dtype is not mean.dtype or x.device != mean.device:
         raise ValueError(
-            f"{name} must be like mean ({tuple(mean.shape)}, {mean.dtype}, {mean.device}), "
+            f"{name} must be like mean, of shape {shape}, {mean.dtype}, {mean.device}, "
             f"not {tuple(x.shape)}, {x.dtype}, {x.device}"
         )
 
@@ -45,13 +46,9 @@ def check(region: Region, draw: Draw, count: int) -> None:
         raise ValueError(f"mean must have one dimension, not the shape {tuple(mean.shape)}")
     for name, x in (("scale", scale), ("low", low), ("high", high)):
         if x is not None:
-            _vector(name, x, mean)
+            _refuse_unlike(name, x, mean, tuple(mean.shape))
     if isinstance(sigma, Tensor):
-        if sigma.shape != (count,) or sigma.dtype != mean.dtype or sigma.device != mean.device:
-            raise ValueError(
-                f"sigma must be a number or have {count} elements of {mean.dtype} on "
-                f"{mean.device}, not {tuple(sigma.shape)}, {sigma.dtype}, {sigma.device}"
-            )
+        _refuse_unlike("sigma", sigma, mean, (count,))
     elif not abs(sigma) < math.inf:  # NaN is not
         raise ValueError(f"sigma must be finite, not {sigma}")
     if bound not in ("clip", "reflect"):
@@ -60,15 +57,21 @@ def check(region: Region, draw: Draw, count: int) -> None:
     check_range(0, count, mean.numel())
 
 
+def _plan(module: Any, region: Region, objective: Landscape | None = None) -> Any:
+    """Return the native plan for a landscape, or for candidates alone."""
+    if objective is None:
+        return now.plan_for(module, region.mean.numel(), None)
+    return now.plan_for(module, objective.dim, objective.name, objective.parameters)
+
+
 def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     """Return candidates as a tensor.
 
     Parameters
     ----------
-    region : Region
-        Where they lie. A `sigma` tensor has an entry for every candidate from 0 on.
-    draw : Draw
-        Their noise.
+    region, draw
+        Where they lie, and their noise. A `sigma` tensor has an entry for every candidate from 0
+        on.
     first, count : int
         Which of them: `first`, ..., ``first + count - 1``.
 
@@ -96,9 +99,7 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     if now.is_traced():
         return library.sample(region, draw, first, count)
     if module := now.native_for(region.mean):
-        return now.sample(
-            now.plan_for(module, region.mean.numel(), None), region, draw, first, count
-        )
+        return now.sample(_plan(module, region), region, draw, first, count)
     with torch.no_grad():
         return reference.sample(region, draw, first, count)
 
@@ -154,8 +155,7 @@ def losses(objective: Any, region: Region, draw: Draw, count: int) -> Tensor:
 
         return objectives.candidate_losses(objective, region, draw, count)
     if module := now.native_for(region.mean):
-        plan = now.plan_for(module, objective.dim, objective.name, objective.parameters)
-        return now.losses(plan, region, draw, count)
+        return now.losses(_plan(module, region, objective), region, draw, count)
     with torch.no_grad():
         return reference.losses(evaluate, region, draw, count)
 
@@ -167,10 +167,8 @@ def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
 
     Parameters
     ----------
-    region : Region
-        Where the candidates lie.
-    draw : Draw
-        Their noise.
+    region, draw
+        Where the candidates lie, and their noise.
     weights : Tensor
         a [N], of any sign and sum. A candidate of weight 0 is left out, wherever it lies.
 
@@ -196,16 +194,11 @@ def combine(region: Region, draw: Draw, weights: Tensor) -> Moments:
     if weights.ndim != 1:
         raise ValueError(f"weights must have one dimension, not the shape {tuple(weights.shape)}")
     check(region, draw, len(weights))
-    mean = region.mean
-    if weights.dtype != mean.dtype or weights.device != mean.device:
-        raise ValueError(
-            f"weights must be of {mean.dtype} on {mean.device}, as mean is, "
-            f"not of {weights.dtype} on {weights.device}"
-        )
+    _refuse_unlike("weights", weights, region.mean, tuple(weights.shape))
     if now.is_traced():
         return library.combine(region, draw, weights)
     if module := now.native_for(region.mean):
-        return now.combine(now.plan_for(module, region.mean.numel(), None), region, draw, weights)
+        return now.combine(_plan(module, region), region, draw, weights)
     with torch.no_grad():
         return reference.combine(region, draw, weights)
 
@@ -219,14 +212,8 @@ def softmax_pass(
 
     Parameters
     ----------
-    objective : Landscape or an objective of :mod:`unstuck.ops.objectives`
-        What is evaluated.
-    region : Region
-        Where the candidates lie.
-    draw : Draw
-        Their noise.
-    count : int
-        How many.
+    objective, region, draw, count
+        As for :func:`losses`.
     beta : float
         The inverse temperature, at least 0.
 
@@ -263,7 +250,6 @@ def softmax_pass(
         weights, ess = reference.softmax(values, beta)
         return values, combine(region, draw, weights), ess
     if module := now.native_for(region.mean):
-        plan = now.plan_for(module, objective.dim, objective.name, objective.parameters)
-        return now.softmax(plan, region, draw, count, beta)
+        return now.softmax(_plan(module, region, objective), region, draw, count, beta)
     with torch.no_grad():
         return reference.softmax_pass(evaluate, region, draw, count, beta)

@@ -294,7 +294,7 @@ def test_tol_ends_the_run_when_the_best_value_stays():
     loose = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-3, options=options)
     tight = minimize(torch_bowl, torch.zeros(3), seed=0, tol=1e-9, options=options)
     assert (loose.status, tight.status) == (0, 0)
-    assert loose.success and tight.success
+    assert (loose.success, tight.success) == (True, True)
     assert "<= tol in" in loose.message
     assert loose.nfev < tight.nfev < 10_000
     assert tight.fun < 1e-8 < 1e-1

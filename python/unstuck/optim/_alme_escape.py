@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from unstuck.optim import _alme_groups as groups
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
 from unstuck.optim._alme_population import OneByOne, Population, Together
+from unstuck.optim._alme_settings import Escape
 from unstuck.optim._trials import Closure
 from unstuck.population._flat import Flat
 
@@ -24,87 +25,6 @@ if TYPE_CHECKING:
 
 LEARNING = 0.3  # how much one escape counts in the shares of the scales
 FLOOR = 0.1  # of a tensor's root mean square: what its smallest elements move like
-
-
-class Settings(NamedTuple):
-    """How an escape is made; see :class:`unstuck.optim.ALME`."""
-
-    mode: str
-    scales: tuple[tuple[float, int], ...]
-    n_eval_steps: int
-    escape_budget: float
-    check_every: int
-    seed: int
-    memory: int | None
-
-    @property
-    def popsize(self) -> int:
-        """Candidates of one escape."""
-        return sum(count for _, count in self.scales)
-
-    @property
-    def cost(self) -> tuple[int, int]:
-        """Losses (those with a gradient included) and gradients that one escape evaluates."""
-        gradients = (self.popsize + 1) * self.n_eval_steps
-        return gradients + self.popsize + 2, gradients
-
-    def check(self) -> None:
-        """Raise for a value out of range."""
-        if self.mode not in ("adaptive", "plain"):
-            raise ValueError(f"mode must be 'adaptive' or 'plain', not {self.mode!r}")
-        if not self.scales:
-            raise ValueError("scales is empty: pass {scale: number of candidates}")
-        for scale, count in self.scales:
-            validate.non_negative("scale", scale)
-            validate.positive(f"number of candidates of scale {scale}", count)
-        for name in ("n_eval_steps", "check_every"):
-            validate.positive(name, getattr(self, name))
-        validate.non_negative("escape_budget", self.escape_budget)
-        if self.escape_budget >= 1:
-            raise ValueError(
-                f"Invalid escape_budget: {self.escape_budget}; a share of all evaluations is "
-                "below 1"
-            )
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"Invalid seed: {self.seed}; it must be in [0, 2^64)")
-        if self.memory is not None:
-            validate.positive("memory", self.memory)
-
-
-class Escape(NamedTuple):
-    """What one escape did.
-
-    Attributes
-    ----------
-    step : int
-        Steps made before it.
-    before, after : float
-        Loss of where it started (the better of staying and of going on by Adam), and of the best
-        candidate, on the same batch.
-    accepted : bool
-        Whether the candidate was taken.
-    distance : float
-        How far the best candidate had got from where the escape started.
-    scale : float
-        The scale it was drawn with.
-    reason : str
-        Why it was not taken, or nothing.
-    """
-
-    step: int
-    before: float
-    after: float
-    accepted: bool
-    distance: float
-    scale: float
-    reason: str
-
-
-def scales_of(scales: Mapping[float, int]) -> tuple[tuple[float, int], ...]:
-    """Return ``{scale: number}`` as pairs."""
-    if not isinstance(scales, Mapping):
-        raise TypeError(f"scales must be {{scale: number of candidates}}, not {scales!r}")
-    return tuple(scales.items())
 
 
 def due(optimizer: ALME) -> bool:
@@ -243,7 +163,7 @@ def _effective_step(
     rate = validate.number(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     v = state["exp_avg_sq"]
     v = torch.view_as_real(v) if v.is_complex() else v
-    size = rate / (v.to(like.dtype).sqrt() + group["eps"])
+    size: Tensor = rate / (v.to(like.dtype).sqrt() + group["eps"])
     return size.clamp_max(1.0) if bounded else size
 
 

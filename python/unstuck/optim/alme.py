@@ -8,31 +8,142 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from unstuck.ops import adam
-from unstuck.ops.adam import Stat
 from unstuck.optim import _alme_escape as escapes
 from unstuck.optim import _alme_groups as groups
 from unstuck.optim import _alme_polish as polishes
 from unstuck.optim import _alme_step as steps
-from unstuck.optim import _validate as validate
-from unstuck.optim._alme_escape import Escape, Settings
 from unstuck.optim._alme_population import Together
+from unstuck.optim._alme_settings import SCALES, Escape, Settings, scales_of, tracking_of
+from unstuck.optim._alme_statistics import Statistics
 from unstuck.optim._hybrid import HISTORY
 from unstuck.optim._trials import Closure
 
 __all__ = ["ALME"]
 
-SCALES = {0.5: 2, 1.0: 3, 2.0: 3, 4.0: 1, 8.0: 1}
-THRESHOLDS = {"plain": (1e-6, -1.0), "adaptive": (1e-2, 1e-3)}  # of gradient norms, of losses
-WINDOWS = {"plain": 10, "adaptive": 20}  # of losses
 
-
-class ALME(Optimizer):
+class ALME(Statistics):
     r"""Adam with population escape from local minima.
 
-    DOC
+    While nothing is wrong this is ``torch.optim.Adam`` (``AdamW`` with `decoupled_weight_decay`,
+    the default), bit for bit its ``fused=True`` step, and it costs as much: the gradient norm and
+    the statistics of stagnation are made in the same pass over memory, on the parameters' device.
+
+    When these say that it stands still, and :meth:`step` has a closure, it looks for a better
+    place. Candidates around the parameters w,
+
+    .. math::
+        w_i = w + \epsilon_i\, |w|\, s\, \mathrm{scale}_i, \qquad
+        s = \frac{\mathrm{lr} \sqrt{1 - \beta_2^t}}{(1 - \beta_1^t)(\sqrt v + \epsilon)},
+
+    make `n_eval_steps` steps of Adam, each with moments of its own, all at once where `module` is
+    given; every such step calls the closure once, so a closure that draws a batch gives them a
+    fresh one. Their losses are compared with those of staying and of going on by Adam, on the same
+    batch. The best candidate is taken if it beats both; else nothing has happened.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters, or dictionaries of parameter groups.
+    lr : float or Tensor
+        Learning rate.
+    betas : (float, float)
+        Decay rates of the two moments, in [0, 1).
+    eps : float
+        Added to the root of the second moment.
+    weight_decay : float
+        Shrinks parameters by ``1 - lr * weight_decay``, or, without `decoupled_weight_decay`, is an
+        L2 penalty added to the gradient.
+    decoupled_weight_decay : bool
+        See `weight_decay`.
+    module : nn.Module, optional
+        The model that closures evaluate. With it all candidates are evaluated together
+        (:class:`unstuck.population.PopulationLoss`), else one after another; their batches are then
+        the same where the closure draws them by torch's generators, or not at all.
+    mode : str
+        ``"plain"`` is the source's rule: absolute tests of stagnation, scales as given.
+        ``"adaptive"`` tests relative to the norm and the loss themselves, bounds s by 1 and |w|
+        from below by a tenth of its tensor's root mean square, and gives scales that did well more
+        of the candidates.
+    grad_norm_window, grad_norm_threshold
+        The gradient norm stands still when its mean absolute change over the last
+        `grad_norm_window` steps is below the threshold: 1e-6, in the adaptive mode 0.01 times the
+        mean norm.
+    loss_window, loss_threshold
+        The same for the loss, over 10 steps; without a threshold there is no such test. In the
+        adaptive mode the loss decides as soon as there are enough, 20: it stands still when its
+        fall from the older half of the window to the newer, and twice the standard error of that,
+        are together below 0.001 of its size.
+    stagnation_patience : int
+        Steps in a row that the tests must say so.
+    scales : dict
+        Number of candidates of each scale, by default ``{0.5: 2, 1: 3, 2: 3, 4: 1, 8: 1}``.
+    n_eval_steps : int
+        Steps of Adam that each candidate makes.
+    escape_budget : float
+        In [0, 1): share of all evaluations that escapes may take.
+    check_every : int
+        Steps after which the statistics are looked at, which waits for a GPU.
+    track_best : bool
+        Keep a copy of the parameters that had the lowest loss, for :meth:`load_best`.
+    polish : bool
+        Where the closure's loss is seen not to change from step to step (all data, no dropout), go
+        on by L-BFGS descents, one evaluation a step.
+    memory : int, optional
+        Bytes that candidates may take at once. By default all are evaluated by one call of the
+        closure; with a bound there may be several, which must see the same batch.
+    seed : int
+        Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
+        and after loading a state.
+    maximize : bool
+        Ascend instead of descend.
+    foreach, differentiable
+        Refused: there is one native step for all tensors, without a graph.
+    fused : bool, optional
+        True insists on the native kernel, False uses plain torch tensor by tensor; None takes the
+        native kernel where there is one.
+    capturable : bool
+        Asks for a step that a CUDA graph can capture. The native step on CUDA always can be; on the
+        CPU there is nothing to capture and True is refused.
+
+    Attributes
+    ----------
+    history : deque of Escape
+        What escapes did: losses before and after, distance, scale, and why one was not taken.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values out of range and for arguments that exclude each other.
+    RuntimeError
+        In :meth:`step`, for sparse gradients; parameters and state are untouched then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck.optim import ALME
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    >>> optimizer = ALME(model.parameters(), lr=1e-2, module=model)
+    >>> x = torch.randn(256, 8)
+    >>> def closure():
+    ...     batch = x[torch.randint(0, 256, (32,))]
+    ...     return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+    >>> for _ in range(20):
+    ...     loss = optimizer.step(closure)
+    >>> optimizer.stagnant, optimizer.attempts
+    (False, 0)
+
+    Notes
+    -----
+    After an escape Adam goes on from the winner's own moments, whose age is `n_eval_steps`. A
+    candidate whose loss is NaN or infinite is never taken. Escapes leave gradients, buffers and
+    generators as they were. On several processes the closure must return the same loss on all
+    (all-reduce it); parameters that are shards of larger ones (DTensor) are stepped and tracked,
+    but not moved by escapes.
+
+    ALME ("adaptive local minima escape"), mended: the source lets candidates share one Adam state
+    and one batch, does not correct the bias, takes the best candidate even when it is worse than
+    staying, and waits for the device at every step.
     """
 
     def __init__(
@@ -73,12 +184,12 @@ class ALME(Optimizer):
             )
         if module is not None and not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module or None, not {module!r}")
-        pairs = escapes.scales_of(SCALES if scales is None else scales)
+        pairs = scales_of(SCALES if scales is None else scales)
         self._escapes = Settings(
             mode, pairs, n_eval_steps, escape_budget, check_every, seed, memory
         )
         self._escapes.check()
-        self._tracking = _tracking(
+        self._tracking = tracking_of(
             mode,
             grad_norm_window,
             grad_norm_threshold,
@@ -160,76 +271,8 @@ class ALME(Optimizer):
         self._step_supports_amp_scaling = True
 
     @property
-    def _search(self) -> dict[str, Any]:
-        return self.param_groups[0]["alme"]  # type: ignore[no-any-return]
-
-    @property
-    def _stats(self) -> Tensor:
-        return self.param_groups[0]["stagnation"]  # type: ignore[no-any-return]
-
-    @property
-    def _moving(self) -> list[Tensor]:
-        """The parameters that may move."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-
-    @property
     def _escapable(self) -> bool:
         return escapes.escapable(self._moving)
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.defaults["maximize"] else 1.0
-
-    # ------------------------------------------------------------ what is known
-    @property
-    def stagnant(self) -> bool:
-        """Whether it stands still: the tests said so `stagnation_patience` steps in a row."""
-        return float(self._stats[Stat.FLAT_STEPS]) >= self._tracking.patience
-
-    @property
-    def grad_norm(self) -> Tensor:
-        """Norm of the last gradient, of all parameters together; on its device."""
-        return self._stats[Stat.LAST_NORM].clone()
-
-    @property
-    def best_loss(self) -> float | None:
-        """The lowest loss that was told (with `maximize` the highest), or None."""
-        known = bool(self._stats[Stat.HAS_BEST])
-        return float(self._stats[Stat.BEST_LOSS]) * self._sign if known else None
-
-    @property
-    def stagnation_count(self) -> int:
-        """Steps at which it stood still."""
-        return int(self._stats[Stat.STAGNANT_STEPS])
-
-    @property
-    def attempts(self) -> int:
-        """Escapes that were tried."""
-        return int(self._search["attempts"])
-
-    @property
-    def escapes(self) -> int:
-        """Escapes that were accepted."""
-        return int(self._search["escapes"])
-
-    @property
-    def nfev(self) -> int:
-        """Losses evaluated so far: one a step, and those of escapes."""
-        return int(self._stats[Stat.TOTAL_STEPS]) + int(self._search["nfev"])
-
-    @property
-    def ngev(self) -> int:
-        """Gradients evaluated so far: one a step, and those of escapes."""
-        return int(self._stats[Stat.TOTAL_STEPS]) + int(self._search["ngev"])
-
-    def record_loss(self, loss: Tensor | float) -> None:
-        """Tell the loss of this batch, for the test of losses (no host sync).
-
-        A closure's loss is recorded by :meth:`step` itself.
-        """
-        value = loss.detach().double().reshape(()) if isinstance(loss, Tensor) else float(loss)
-        self._stats[Stat.LAST_LOSS] = value * self._sign
-        self._stats[Stat.LOSS_WAITS] = 1.0
 
     # ------------------------------------------------------------ steps
     def step(self, closure: Closure | None = None, eval_closure: Closure | None = None) -> Any:
@@ -319,59 +362,3 @@ class ALME(Optimizer):
             and loss.requires_grad
             and all(p.grad is None for group in self.param_groups for p in group["params"])
         )
-
-    # ------------------------------------------------------------ the best point
-    def _keep_best(self, loss: Tensor | float) -> None:
-        """Copy the parameters where `track_best` and their loss is the lowest so far."""
-        if not self.track_best:
-            return
-        best = self.best_loss
-        if best is None or float(loss) * self._sign < best * self._sign:
-            for p in self._moving:
-                self.state[p]["best"] = p.detach().clone()
-
-    def load_best(self) -> float:
-        """Write the best parameters that were seen back into the model, and return their loss.
-
-        Raises
-        ------
-        RuntimeError
-            When none were kept.
-        """
-        if (best := self.best_loss) is None or not self.track_best:
-            raise RuntimeError(
-                "no best parameters were kept; pass track_best=True and a closure to step()"
-            )
-        with torch.no_grad():
-            for p in self._moving:
-                if "best" in self.state[p]:
-                    p.copy_(self.state[p]["best"])
-        return best
-
-
-def _tracking(
-    mode: str,
-    norm_window: int,
-    norm_threshold: float | None,
-    loss_window: int | None,
-    loss_threshold: float | None,
-    patience: int,
-) -> adam.Tracking:
-    """Return the tests of stagnation, with the defaults of a mode."""
-    norm, loss = THRESHOLDS[mode]
-    if norm_threshold is not None:
-        validate.non_negative("grad_norm_threshold", norm_threshold)
-        norm = norm_threshold
-    if loss_threshold is not None:
-        validate.non_negative("loss_threshold", loss_threshold)
-        loss = loss_threshold
-    losses = WINDOWS[mode] if loss_window is None else loss_window
-    for name, value, least in (
-        ("grad_norm_window", norm_window, 2),
-        ("loss_window", losses, 4),
-        ("stagnation_patience", patience, 1),
-    ):
-        validate.positive(name, value)
-        if value < least:
-            raise ValueError(f"Invalid {name}: {value}; it must be at least {least}")
-    return adam.Tracking(norm_window, norm, losses, loss, patience, mode == "adaptive")

@@ -100,18 +100,18 @@ class Evaluator:
         self._repeats: bool | None = None  # whether a second call sees what the first one saw
         self._graph = False  # whether the closure itself differentiates
         self._warned = False
-        self._plain = flat.plain and mlp.native_ready(flat.device)  # until it is seen not to be
+        self.plain = flat.plain and mlp.native_ready(flat.device)  # until it is seen not to be
 
     def net(self) -> mlp.Net | None:
         """Return the multi-layer perceptron that the closure evaluates, with a batch, or None."""
-        if not self._plain:
+        if not self.plain:
             return None
         with self._untouched() as untouched:
             untouched.begin()
             net = recognise(self.closure, self.flat.params)
             drawn = not RandomState(self.flat.params).same_as(untouched.random)
-        self._plain = net is not None and (self.randomness == "same" or not drawn)
-        return net if self._plain else None
+        self.plain = net is not None and (self.randomness == "same" or not drawn)
+        return net if self.plain else None
 
     def _untouched(self) -> Untouched:
         return Untouched(self.flat.params, self.module, self.random, hide_gradients=True)
@@ -224,7 +224,9 @@ class Evaluator:
                 self._single(job, first, untouched)  # raises where the closure itself is wrong
                 self._give_up(job, f"{name_of(self.swap.last)}: {error}")
                 return False
-            if first == 0 and probed is not None and not self._agrees(job, untouched, losses[0]):
+            wrong = self._disagreement(job, untouched, losses) if not first and probed else ""
+            if wrong:
+                self._give_up(job, wrong)
                 return False
             first += n
         return True
@@ -267,19 +269,18 @@ class Evaluator:
                 "chunk= so that one call is enough"
             )
 
-    def _agrees(self, job: Job, untouched: Untouched, value: Tensor) -> bool:
-        """Whether the first candidate has the loss that it has alone; else vmap is given up."""
-        known = self.known[job.kind]
+    def _disagreement(self, job: Job, untouched: Untouched, losses: Tensor) -> str:
+        """Say what is wrong where the first candidate has not the loss that it has alone."""
+        known, value = self.known[job.kind], float(losses[0])
         if known.random and (self.randomness != "same" or self.flat.device.type != "cpu"):
-            return True  # masks differ rightly
-        if _close(float(value), known.loss, known.tolerance):
-            return True
+            return ""  # masks differ rightly
+        if _close(value, known.loss, known.tolerance):
+            return ""
         again = float(self._single(job, 0, untouched)[0])
         if not _close(again, known.loss, 1e-5):
             self._repeats = False  # another batch; this call saw one
-            return True
-        self._give_up(job, f"it returns the loss {float(value):g} where {again:g} is right")
-        return False
+            return ""
+        return f"It returns the loss {value:g} where {again:g} is right"
 
     def _give_up(self, job: Job, reason: str) -> None:
         """Evaluate jobs like this one by one from now on."""
@@ -287,12 +288,13 @@ class Evaluator:
         if self._warned:
             return
         self._warned = True
+        first = reason.splitlines()[0].rstrip(".")
         warnings.warn(
             "unstuck: torch.vmap cannot evaluate this closure, so candidates are evaluated one at "
-            f"a time, with the same results, but slower. {reason.splitlines()[0]}. Remedy: out-of-"
-            "place operations, torch.where instead of branches on values, no .item()",
+            f"a time, with the same results, but slower. {first}. Remedy: out-of-place operations, "
+            "torch.where instead of branches on values, no .item()",
             RuntimeWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
 
 

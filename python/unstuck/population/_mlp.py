@@ -26,6 +26,7 @@ ACTIVATIONS: dict[Function, str] = {
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid), "sigmoid"),
     F.gelu: "gelu",
 }
+IN_PLACE = {torch.relu_, Tensor.relu_}
 LOSSES: dict[Function, str] = {
     F.mse_loss: "squared",
     F.binary_cross_entropy_with_logits: "bce",
@@ -141,7 +142,9 @@ class Record(Replace):
             raise NotPlainError
         name = "gelu-tanh" if approximate == "tanh" else name
         self._layers[-1] = self._layers[-1]._replace(activation=name)
-        return self._next(func(*args, **kwargs))
+        if func in IN_PLACE or kwargs.get("inplace", False):
+            return args[0]  # type: ignore[no-any-return]
+        return self._next(torch.empty(args[0].shape, dtype=args[0].dtype, device="meta"))
 
     def _reshape(self, x: Tensor) -> Tensor:
         """Follow a change of shape that keeps rows, or that makes [n, 1] a vector."""

@@ -116,6 +116,11 @@ class PopulationLoss:
         """The parameters in which candidates differ."""
         return self._flat.params
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the closure is, so far as is seen, the loss of a plain multi-layer perceptron."""
+        return self._evaluator.plain
+
     def point(self) -> Tensor:
         """Return the values of the parameters as they are, as a flat vector [P]."""
         return self._flat.gather(self._flat.params)

@@ -72,8 +72,8 @@ def run(
     Parameters
     ----------
     objective : Landscape or an objective of :mod:`unstuck.ops.objectives`
-        What is minimised. On the CPU all of it is one native call, of which nothing but `losses`
-        has N entries and nothing N D (but for a regression in a box).
+        What is minimised. All of it is one native call (but for a regression in a box) in memory
+        of a few N and a few D, never N D; on CUDA the host waits once, at its end.
     state : State
         Mean, path and scales [D], step size and temperature.
     draw : Draw

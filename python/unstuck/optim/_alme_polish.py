@@ -20,7 +20,7 @@ from unstuck.population._flat import Flat
 if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
-FIRST, OFTENER = 10, 10  # steps after which the loss is tested: 10, 100, 1000, ...
+FIRST, RARER = 5, 10  # steps after which the loss is tested: 5, 50, 500, ...
 SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
 LARGEST = 200_000  # numbers: a search keeps up to 80 times as many
@@ -48,7 +48,7 @@ def watch(optimizer: ALME, loss: Any) -> None:
     know = optimizer._watch
     know.steps += 1
     if know.steps >= know.next_test and _can_search(optimizer):
-        know.next_test = OFTENER * know.steps
+        know.next_test = RARER * know.steps
         value = float(as_loss(loss))
         if math.isfinite(value):
             params = optimizer._moving
@@ -110,6 +110,7 @@ def _can_search(optimizer: ALME) -> bool:
     alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     return (
         optimizer.polish
+        and optimizer._escapes.mode == "adaptive"
         and alone
         and not torch.compiler.is_compiling()
         and getattr(optimizer, "grad_scale", None) is None

@@ -18,7 +18,8 @@ LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
 SHARE = 0.5  # values that the best descent gets for one of a descent that did not beat it
 KINDS = ("fresh", "units", "entries")
-SPREAD = 2.0  # fresh values are at most so much wider or narrower than the first ones
+NEIGHBOUR = 4  # see _first_scales
+SPREAD = 4.0  # fresh values are at most so much wider or narrower than the first ones
 REPLACED = (0.05, 0.5)  # shares of a point that a mixture replaces
 
 
@@ -30,7 +31,7 @@ class Polish:
     come below the best loss so far, :math:`f - f^* > n\,\Delta f`. Then another begins, from
 
     - a fresh point: every tensor normal, with the mean and the deviation that it began with, times
-      one factor from [1/2, 2]: what the initialisation does, without knowing it;
+      one factor from [1/4, 4]: what the initialisation does, without knowing it;
     - the best point with some of its units (rows of tensors) fresh, or some of its entries, a share
       from 5% to 50%.
 
@@ -181,18 +182,24 @@ def _promises_nothing(descent: LBFGS, best: float) -> bool:
 
 
 def _first_scales(start: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the deviation [P] that tensors seem to have been drawn with."""
+    """Return the mean and the deviation [P] that tensors seem to have been drawn with.
+
+    A deviation of few numbers is uncertain: it is averaged with that of the tensor before, as if
+    `NEIGHBOUR` numbers of that were in it (the bias of a layer is drawn like its weight).
+    """
     means, deviations = [], []
+    before = 0.0
     for values in torch.split(start.double(), list(sizes)):
         count = values.numel()
-        if count < 2:
-            mean, deviation = 0.0, float(values.abs().sum())
-        else:
-            mean, deviation = float(values.mean()), float(values.std())
-            if deviation <= 1e-6 * abs(mean):  # all alike, such as the ones of a norm: kept
-                deviation = 0.0
-            elif abs(mean) < 3 * deviation / math.sqrt(count):
-                mean, deviation = 0.0, float(values.square().mean().sqrt())
+        mean = float(values.mean()) if count > 1 else 0.0
+        deviation = float(values.std()) if count > 1 else float(values.abs().sum())
+        if deviation <= 1e-6 * abs(mean):  # all alike, such as the ones of a norm: kept
+            deviation = 0.0
+        elif abs(mean) < 3 * deviation / math.sqrt(count):
+            mean, square = 0.0, float(values.square().mean())
+            known = NEIGHBOUR if before else 0
+            deviation = math.sqrt((count * square + known * before**2) / (count + known))
+        before = deviation or before
         means.append(torch.full((count,), mean))
         deviations.append(torch.full((count,), deviation))
     return torch.cat(means).to(start), torch.cat(deviations).to(start)

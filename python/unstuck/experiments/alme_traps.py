@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
 from unstuck.experiments.cells import CellRecord
+from unstuck.optim import ALME
 from unstuck.problems import TRAPS, TrapRun, load_trap, lookup
 
 TUNING_SEED = 10_000  # the first seed that rates are chosen on; reported are seeds from 0
@@ -111,6 +112,12 @@ def _basin_hopping(trial: Trial, seed: int, rate: float) -> None:
                 p.copy_(kept + torch.rand(p.shape, generator=generator) - 0.5)
 
 
+def _alme(trial: Trial, seed: int, rate: float) -> None:
+    optimizer = ALME(trial.run.module.parameters(), lr=rate)
+    while True:
+        optimizer.step(trial)
+
+
 METHODS: dict[str, tuple[Solve, tuple[float, ...], str]] = {
     "sgd-momentum": (
         functools.partial(_descend, functools.partial(SGD, momentum=0.9)),
@@ -122,6 +129,7 @@ METHODS: dict[str, tuple[Solve, tuple[float, ...], str]] = {
     "lbfgs": (_lbfgs, (1.0,), "torch's, strong Wolfe, history 10, once"),
     "lbfgs-restarts": (_lbfgs_restarts, (1.0,), "the same, from fresh weights when converged"),
     "basin-hopping": (_basin_hopping, (1.0,), "the same, from perturbed weights, Metropolis"),
+    "alme": (_alme, (1e-3,), "`unstuck.optim.ALME` as it is, rate 0.001"),
 }
 
 

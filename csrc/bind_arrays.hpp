@@ -64,8 +64,13 @@ class Arrays {
     if (v.dtype != DType::f64)
       throw py::type_error("workspace must be float64, not " + std::string(name_of(v.dtype)));
     check_numbers(v, {"workspace"}, v.numel);
-    written_.add(v.data, v.numel * size_of(DType::f64), {"workspace"});
-    return {static_cast<double*>(v.data), v.numel};
+    const Lent lent{static_cast<double*>(v.data), v.numel};
+    add(lent);
+    return lent;
+  }
+  // The same memory, in another call.
+  void add(const Lent& lent) {
+    written_.add(lent.memory, lent.size * size_of(DType::f64), {"workspace"});
   }
 
   // [rows, columns] with any distance between the rows, read alone.
@@ -159,10 +164,6 @@ class Arrays {
   std::vector<Memory> read_;
   Spans written_;
 };
-
-inline Lent read_workspace(py::handle o, int32_t device_type) {
-  return Arrays(device_type).workspace(o);
-}
 
 // body(R(), arrays) with R the tensor's type.
 template <class Body>

@@ -85,6 +85,7 @@ class CandidatePlan {
       const int64_t count = length(out, "out");
       const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim_}));
       R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
+      arrays.add(lent_);
       arrays.check_memory();
       const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
       const auto function = objective();
@@ -100,8 +101,8 @@ class CandidatePlan {
                                    flag(antithetic, {"antithetic"}));
   }
   void set_workspace(const py::object& workspace) {
-    const Lent lent = read_workspace(workspace, Backend::kDeviceType);
-    Backend::set_workspace(scratch_, lent.memory, lent.size);
+    lent_ = Arrays(Backend::kDeviceType).workspace(workspace);
+    Backend::set_workspace(scratch_, lent_.memory, lent_.size);
     workspace_ = workspace;
   }
 
@@ -129,6 +130,7 @@ class CandidatePlan {
   // Checks the rest, lets go of the interpreter and runs body(draw, place).
   template <class R, class Body>
   void call(Arrays& arrays, const py::object& draw, const py::object& where, const Body& body) {
+    arrays.add(lent_);
     arrays.check_memory();
     const DrawView drawn = read_draw(draw);
     const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
@@ -146,6 +148,7 @@ class CandidatePlan {
   int64_t dim_ = 0;
   typename Backend::Scratch scratch_;
   py::object workspace_;
+  Lent lent_;  // of it
   bool busy_ = false;
 };
 

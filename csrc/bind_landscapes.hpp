@@ -17,17 +17,15 @@ void bind_landscape_gradients(py::module_& m) {
         if (v.ndim != 2 || v.shape[1] < 1)
           throw py::value_error("points must have the shape [N, D], D at least 1");
         const int64_t count = v.shape[0], dim = v.shape[1];
-        typename Backend::Scratch scratch;
-        if (!workspace.is_none()) {
-          const Lent lent = read_workspace(workspace, Backend::kDeviceType);
-          Backend::set_workspace(scratch, lent.memory, lent.size);
-        }
         with_float(Backend::kDeviceType, points, "points", [&](auto zero, Arrays arrays) {
           using R = decltype(zero);
           const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim}));
           R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
           R* g = static_cast<R*>(arrays.write(gradients, {"gradients"}, {count, dim}));
+          const Lent lent = arrays.workspace(workspace);
           arrays.check_memory();
+          typename Backend::Scratch scratch;
+          Backend::set_workspace(scratch, lent.memory, lent.size);
           const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
           py::gil_scoped_release release;
           Backend::gradients(function, x, count, dim, to, g, scratch, place);

@@ -47,10 +47,12 @@ class LowRank(Replace):
             change = self._changes.get(id(w))
             if isinstance(change, tuple):
                 h = self.put(h)
-                shared = func(h, w, self.put(b), *rest, **named)
                 if func is F.linear:
+                    shared = func(h, w, self.put(b), *rest, **named)
                     return shared + (h @ change[1]) @ change[0].mT
-                if (args[6] if len(args) > 6 else kwargs.get("groups", 1)) == 1:
+                groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+                if groups == 1 and w.numel() > h.numel():  # else whole weights take less
+                    shared = func(h, w, self.put(b), *rest, **named)
                     thin = change[1].mT.reshape(-1, *w.shape[1:])
                     inner = func(h, thin, None, *rest, **named)
                     dims = CONVOLUTIONS[func]

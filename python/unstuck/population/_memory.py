@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CACHED = 16 << 20  # bytes of candidates and activations together: they stay in the cache
-SHARED = 256 << 20  # bytes of activations, where products are shared
+SHARED = 32 << 20  # where products are shared it pays to leave the second level
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of sums in another order; 5e-2 below
 
 
@@ -61,7 +61,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 def budget(device: torch.device, shared: bool) -> int:
     """Return the bytes that evaluations may take where the user says nothing.
 
-    On the CPU candidates are to stay in the cache; where products are shared it pays to stack more.
+    On the CPU candidates are to stay in the cache; where products are shared it pays to stack a few more.
     On a GPU it is a quarter of what is free.
     """
     if device.type == "cuda":

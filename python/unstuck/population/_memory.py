@@ -61,8 +61,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 def budget(device: torch.device, shared: bool) -> int:
     """Return the bytes that evaluations may take where the user says nothing.
 
-    On the CPU candidates are to stay in the cache; where products are shared it pays to stack a few more.
-    On a GPU it is a quarter of what is free.
+    On the CPU candidates are to stay in the cache, on a GPU it is a quarter of what is free.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 4

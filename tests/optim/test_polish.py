@@ -74,6 +74,14 @@ def test_a_line_search_steps_back_from_what_is_not_finite():
     torch.testing.assert_close(descent.lowest, torch.ones(2), atol=1e-3, rtol=0)
 
 
+def test_gradients_that_underflow():
+    descent = run(LBFGS(torch.full((4,), 0.5)), lambda x: 1 + 1e-22 * x.square().sum(), 30)
+    assert descent.lowest.isfinite().all()
+    tiny = run(LBFGS(torch.full((4,), 1e-3)), lambda x: x.pow(8).sum(), 60)
+    assert tiny.lowest.isfinite().all()
+    assert tiny.low < 4.1e-24
+
+
 def test_a_search_leaves_local_minima():
     generator = torch.Generator().manual_seed(0)
     for seed in range(3):

@@ -11,6 +11,7 @@ from torch import Tensor
 Points = Generator[Tensor, tuple[float, Tensor], None]  # asks for points, is told loss and gradient
 
 DECREASE, CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
+LEAST = 1e-30  # squares below it have lost their digits
 TRIES = 20  # points of one line search
 LEVEL = 3  # iterations that gain nothing, and the descent is over
 
@@ -89,7 +90,8 @@ class LBFGS:
                 continue
             move, change = t * direction, after - gradient
             product = float(move @ change)
-            if product > max(1e-30, 1e-12 * float(move.norm()) * float(change.norm())):
+            lengths = float(move.norm()) * float(change.norm())
+            if product > max(LEAST, 1e-12 * lengths) and float(change @ change) > LEAST:
                 pairs.append((move, change, product))
             level = 0 if f < self.f else level + 1
             self.x, self.f, gradient = self.x + move, f, after

@@ -160,7 +160,7 @@ TRAPS: dict[str, Trap] = {
     ),
     "convection": Trap(
         lambda _: convection(),
-        0.01,
+        0.03,
         "physics-informed net for u_t + 30 u_x = 0: flat and wrong away from t = 0",
         "Krishnapriyan, Gholami, Zhe, Kirby and Mahoney 2021",
     ),

@@ -14,7 +14,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unstuck._extras import require
-from unstuck.cli import reproduce_search
+from unstuck.cli import reproduce_alme, reproduce_search
+from unstuck.cli._options import INTERRUPTED, Threads, writable_json
 from unstuck.experiments import (
     METHODS,
     REPORTED,
@@ -30,7 +31,6 @@ from unstuck.experiments.blend_report import describe, spread
 from unstuck.plots import blend_figure
 from unstuck.problems import DATA
 
-INTERRUPTED = 130  # what a shell reports for a command stopped by Ctrl-C
 QUICK = {"trials": 4, "tuning_seeds": 1, "seeds": 3}
 SLOW = ("gate-source",)  # left out of a quick run unless named
 SOURCE_TRIALS = 5  # as reported
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     group.command("blend")(blend)
     for name, command in reproduce_search.COMMANDS.items():
         group.command(name)(command)
+    group.command("alme")(reproduce_alme.alme)
     app.add_typer(group, name="reproduce")
 
 
@@ -84,7 +85,7 @@ def blend(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 10,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; results are made with 1.")] = 1,
+    threads: Threads = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few trials and seeds: minutes, no firm result.")
     ] = False,
@@ -122,7 +123,7 @@ def blend(
             epochs=epochs,
             **settings,
         )
-        target = reproduce_search.writable_json(out)
+        target = writable_json(out)
         BlendRecord.open(target, plan.fixed)
         total = plan.runs
     except ValueError as error:

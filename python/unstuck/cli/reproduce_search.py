@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 
 from unstuck._extras import require
-from unstuck.cli._options import INTERRUPTED, read_option
+from unstuck.cli._options import (
+    Threads,
+    names_of,
+    read_option,
+    running,
+    writable_json,
+    write_tables,
+)
 from unstuck.experiments.attention import (
     DIMS,
     FUNCTIONS,
@@ -27,8 +31,6 @@ from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.hybrids import HybridsPlan, hybrids_markdown, race_of, run_hybrids
 from unstuck.plots import problem_race_figure
 from unstuck.training.problem_race import ProblemRun
-
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads; results are made with 1.")]
 
 
 def attention(
@@ -63,7 +65,7 @@ def attention(
     console = Console()
     numbers = read_option("--dims", _numbers, dims)
     try:
-        plan = AttentionPlan(_names(functions), _names(methods), numbers, seeds, budget)
+        plan = AttentionPlan(names_of(functions), names_of(methods), numbers, seeds, budget)
         target = read_option("--out", writable_json, out)
         net = target.with_name(target.stem + "-net.json")
         CellRecord.open(target, "attention", plan.fixed)
@@ -74,15 +76,15 @@ def attention(
     def tell(line: str, number: int, cells: int) -> None:
         console.print(f"{number}/{cells} {line}", highlight=False, soft_wrap=True)
 
-    with _running(console, threads, target):
+    with running(console, threads, target):
         record = run_attention(plan, target, tell)
         small = run_net(
             NetPlan(seeds, most),
             net,
             lambda line: console.print(line, highlight=False, soft_wrap=True),
         )
-    _write(console, target, attention_markdown(record, plan))
-    _write(console, net, net_markdown(small))
+    write_tables(console, target, attention_markdown(record, plan))
+    write_tables(console, net, net_markdown(small))
 
 
 def hybrids(
@@ -117,38 +119,13 @@ def hybrids(
             soft_wrap=True,
         )
 
-    with _running(console, threads, target):
+    with running(console, threads, target):
         record = run_hybrids(plan, target, tell)
     for dim in plan.dims:
         picture = target.with_name(f"{target.stem}-{dim}.png")
         problem_race_figure(race_of(record, dim)).savefig(picture, dpi=110)
         console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
-    _write(console, target, hybrids_markdown(record, plan))
-
-
-def _write(console: Console, target: Path, text: str) -> None:
-    table = target.with_suffix(".md")
-    table.write_text(text)
-    console.print(Markdown(text))
-    console.print(f"Tables: {table}\nAll results: {target}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _running(console: Console, threads: int, target: Path) -> Iterator[None]:
-    """Set the threads meanwhile; after Ctrl-C say how to go on."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print(f"Stopped; the same command goes on from {target}.", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        torch.set_num_threads(before)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
+    write_tables(console, target, hybrids_markdown(record, plan))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -156,20 +133,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{text!r} must be whole numbers with commas between them") from None
-
-
-def writable_json(path: Path) -> Path:
-    """Check before the study that its results can be written, and make their folder."""
-    path = path if path.suffix else path.with_suffix(".json")
-    if path.suffix != ".json":
-        raise ValueError(f"{path} must end in .json; tables and pictures go beside it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.joinpath(path.name + ".part").touch()
-        path.parent.joinpath(path.name + ".part").unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
-    return path
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"attention": attention, "hybrids": hybrids}

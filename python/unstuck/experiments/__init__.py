@@ -1,5 +1,8 @@
 """Reported results, run again and compared with what was reported: one study a file."""
 
+from unstuck.experiments.alme import run_alme
+from unstuck.experiments.alme_report import Harm, alme_markdown, harm
+from unstuck.experiments.alme_settings import AlmePlan
 from unstuck.experiments.attention import AttentionPlan, attention_markdown, run_attention
 from unstuck.experiments.attention_net import NetPlan, net_markdown, run_net
 from unstuck.experiments.blend import PROTOCOLS, REPORTED, Plan, Progress, run_study
@@ -13,10 +16,12 @@ __all__ = [
     "METHODS",
     "PROTOCOLS",
     "REPORTED",
+    "AlmePlan",
     "AttentionPlan",
     "BlendRecord",
     "CellRecord",
     "Comparison",
+    "Harm",
     "HybridsPlan",
     "Method",
     "NetPlan",
@@ -24,12 +29,15 @@ __all__ = [
     "Progress",
     "Range",
     "Summary",
+    "alme_markdown",
     "attention_markdown",
     "compare",
+    "harm",
     "hybrids_markdown",
     "markdown",
     "net_markdown",
     "race_of",
+    "run_alme",
     "run_attention",
     "run_hybrids",
     "run_net",

@@ -1,13 +1,23 @@
 """Result pictures as matplotlib figures: returned, never shown or written."""
 
+from unstuck.plots.alme import (
+    alme_comparison_figure,
+    alme_landscapes_figure,
+    escape_distances_figure,
+    escapes_figure,
+)
 from unstuck.plots.blend import blend_figure
 from unstuck.plots.problem_race import problem_race_figure
 from unstuck.plots.race import race_figure
 from unstuck.plots.search import convergence_figure, trajectory_figure
 
 __all__ = [
+    "alme_comparison_figure",
+    "alme_landscapes_figure",
     "blend_figure",
     "convergence_figure",
+    "escape_distances_figure",
+    "escapes_figure",
     "problem_race_figure",
     "race_figure",
     "trajectory_figure",

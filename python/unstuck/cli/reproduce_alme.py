@@ -1,0 +1,106 @@
+"""``unstuck reproduce alme``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unstuck._extras import require
+from unstuck.cli._options import (
+    Threads,
+    names_of,
+    read_option,
+    running,
+    writable_json,
+    write_tables,
+)
+from unstuck.experiments.alme import run_alme
+from unstuck.experiments.alme_report import alme_markdown
+from unstuck.experiments.alme_settings import AlmePlan
+from unstuck.experiments.alme_traps import TrapsPlan, run_traps, traps_markdown
+from unstuck.experiments.cells import CellRecord
+from unstuck.plots.alme import (
+    alme_comparison_figure,
+    alme_landscapes_figure,
+    escape_distances_figure,
+    escapes_figure,
+    tasks_of,
+)
+from unstuck.problems import lookup
+
+STUDIES = {name: name for name in ("training", "functions", "traps")}
+TRAPS = {
+    "full": TrapsPlan(),
+    "small": TrapsPlan(("xor",), ("adam", "lbfgs"), seeds=2, tuning_seeds=1, budget=200),
+}
+
+
+def alme(
+    studies: Annotated[
+        str, typer.Option(help=f"Comma-separated; known: {', '.join(STUDIES)}.")
+    ] = ",".join(STUDIES),
+    size: Annotated[
+        str, typer.Option(help="full, or small: seconds, and no firm result.")
+    ] = "full",
+    threads: Threads = 1,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Results as JSON; tables (.md) and pictures (.png) go beside it, and those of the "
+            "traps as NAME-traps. Cells that the files hold are not run again."
+        ),
+    ] = Path("alme.json"),
+) -> None:
+    """Run ALME beside torch's optimizers: networks on real data, functions, problems that trap.
+
+    Reported: an escape costs about ten steps, and it needs tuning. Here the baselines are tuned,
+    ALME is not; training, validation and test rows are kept apart.
+    """
+    console = Console()
+    require("matplotlib.figure", extra="experiments", purpose="the pictures")
+    try:
+        asked = [lookup(STUDIES, name, "study") for name in names_of(studies)]
+        everything = AlmePlan.of(size)
+        plan = dataclasses.replace(
+            everything,
+            tasks=everything.tasks if "training" in asked else (),
+            functions=everything.functions if "functions" in asked else (),
+        )
+        target = read_option("--out", writable_json, out)
+        traps = target.with_name(target.stem + "-traps.json")
+        CellRecord.open(target, "alme", plan.fixed)
+        CellRecord.open(traps, "alme-traps", TRAPS[size].fixed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+    def tell(line: str, number: int, cells: int) -> None:
+        console.print(f"{number}/{cells} {line}", highlight=False, soft_wrap=True)
+
+    if plan.tasks or plan.functions:
+        with running(console, threads, target):
+            record = run_alme(plan, target, tell)
+        for picture in draw(record.cells, target):
+            console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+        write_tables(console, target, alme_markdown(record, everything))
+    if "traps" in asked:
+        with running(console, threads, traps):
+            trapped = run_traps(TRAPS[size], traps, tell)
+        write_tables(console, traps, traps_markdown(trapped, TRAPS[size]))
+
+
+def draw(cells: dict[str, Any], target: Path) -> list[Path]:
+    """Write the pictures beside the results, and return where."""
+    figures = {"landscapes": alme_landscapes_figure(cells)}
+    if tasks := tasks_of(cells):
+        figures["escapes"] = escapes_figure(cells, tasks[0])
+        figures["distances"] = escape_distances_figure(cells)
+        figures["comparison"] = alme_comparison_figure(cells, tasks[0])
+    pictures = []
+    for name, figure in figures.items():
+        pictures.append(target.with_name(f"{target.stem}-{name}.png"))
+        figure.savefig(pictures[-1], dpi=90)
+    return pictures

@@ -37,6 +37,8 @@ def after(count, error):
         (dict(fun="sphre"), ValueError, r"unknown problem 'sphre': known are ackley"),
         (dict(fun="rastrigin", x0=None), ValueError, r"rastrigin is defined in every dimension"),
         (dict(fun=SPHERE, x0=[1.0]), ValueError, r"x0 has 1 coordinates, but sphere has 3"),
+        (dict(device="cpux"), ValueError, r"device=cpux cannot be used here: .*"),
+        (dict(device="cuda:99"), ValueError, r"device=cuda:99 cannot be used here: .*"),
         (dict(fun=SPHERE, device="meta"), ValueError, r"the problem lives on cpu, not on meta"),
         (dict(fun="eggholder", x0=[1.0]), ValueError, r"eggholder must be 2, not 1"),
         (dict(x0=None), ValueError, r"without x0 there must be bounds"),
@@ -81,7 +83,7 @@ def after(count, error):
         (dict(options={"x0": [3]}), ValueError, r"unknown option 'x0' of the method 'attention'"),
         (dict(options={"maxiter": 0}), ValueError, r"maxiter must be a whole number of at least 1"),
         (dict(options={"max_bytes": 0}), ValueError, r"max_bytes must be a whole number of at"),
-        (dict(options={"popsize": 1}), ValueError, r"popsize must be at least 2"),
+        (dict(options={"popsize": 1}), ValueError, r"popsize must be a whole number of at least 2, not 1"),
         (dict(options={"sigma0": 0.0}), ValueError, r"sigma0 must be finite and above 0, not 0.0"),
     ],
 )

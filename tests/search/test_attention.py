@@ -82,7 +82,8 @@ def test_weights_of_bad_losses_are_zero():
     ("options", "words"),
     [
         ({"mode": "best"}, "mode must be"),
-        ({"popsize": 1}, "popsize must be at least 2, not 1"),
+        ({"popsize": 1}, "popsize must be a whole number of at least 2, not 1"),
+        ({"popsize": 8.5}, "popsize must be a whole number of at least 2, not 8.5"),
         ({"bound": "wrap"}, "bound must be"),
         ({"beta": 1.0}, "beta belongs to mode plain and enhanced"),
         ({"mode": "plain", "beta": -1.0}, "beta must be"),

@@ -165,6 +165,14 @@ def read_count(name: str, value: Any) -> int:
     return count
 
 
+def check_device(device: torch.device | str | None) -> None:
+    """Refuse a device that torch cannot use here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!s} cannot be used here: {error}") from error
+
+
 def read_seed(seed: Any) -> int:
     """Return the seed; without one, a number from torch's global generator."""
     if seed is None:

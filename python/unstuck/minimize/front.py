@@ -155,6 +155,8 @@ def _place(
     if problem is not None:
         _same_device(problem, device)
         device = problem.device
+    else:
+        arguments.check_device(device)
     start, form = (None, None) if x0 is None else arguments.read_x0(x0, device)
     dim = start.numel() if start is not None else problem.dim if problem is not None else None
     box, tensors = (None, True) if bounds is None else arguments.read_bounds(bounds, dim)

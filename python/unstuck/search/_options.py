@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 _BELONGS = {
@@ -27,8 +28,8 @@ def check_options(
         raise ValueError(f"sigma0 must be finite and above 0, not {sigma0}")
     if bound not in ("clip", "reflect"):
         raise ValueError(f"bound must be 'clip' or 'reflect', not {bound!r}")
-    if popsize is not None and popsize < 2:
-        raise ValueError(f"popsize must be at least 2, not {popsize}")
+    if popsize is not None and not (isinstance(popsize, Integral) and popsize >= 2):
+        raise ValueError(f"popsize must be a whole number of at least 2, not {popsize!r}")
     for name in given:
         if mode not in _BELONGS[name]:
             belongs = " and ".join(_BELONGS[name])

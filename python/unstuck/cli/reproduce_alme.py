@@ -96,7 +96,11 @@ def draw(cells: dict[str, Any], target: Path) -> list[Path]:
     """Write the pictures beside the results, and return where."""
     figures = {"landscapes": alme_landscapes_figure(cells)}
     if tasks := tasks_of(cells):
-        figures["escapes"] = escapes_figure(cells, tasks[0])
+        accepted = {
+            task: cells[f"training/{task}"]["runs"]["alme-aggressive"][0]["escapes"]
+            for task in tasks
+        }
+        figures["escapes"] = escapes_figure(cells, max(tasks, key=accepted.__getitem__))
         figures["distances"] = escape_distances_figure(cells)
         figures["comparison"] = alme_comparison_figure(cells, tasks[0])
     pictures = []

@@ -24,7 +24,7 @@ from unstuck.experiments.alme_settings import (
 from unstuck.experiments.alme_training import escapes_of, significant
 from unstuck.optim import ALME
 
-POINTS = 40  # of a stored curve
+POINTS = 20  # of a stored curve
 LINE_SEARCH = "lbfgs"  # beside those of alme.json: one descent by torch, strong Wolfe
 WORST = 1e12  # what a loss that is not finite counts as
 

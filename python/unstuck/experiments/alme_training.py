@@ -1,4 +1,4 @@
-"""Networks on real data by ALME and by torch's optimizers, epoch by epoch beside each other."""
+"""Networks on real data by ALME and by torch's optimizers, step by step beside each other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import statistics
 import time
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from unstuck.problems import Splits, load_data
 from unstuck.training import evaluate
 from unstuck.training.loop import Batches
 
-POINTS = 160  # of a stored trace
+POINTS = 120  # of a stored trace
 WORST = 10.0  # what the loss of a diverged trial counts as; a guess of equal odds has ln 10 = 2.3
 PARTS = ("train", "validation", "test")
 
@@ -55,7 +56,7 @@ class Trainer:
     seed : int
         Of weights, batches, masks and candidates.
     traced : bool
-        Keep losses and gradient norms of single steps.
+        Keep losses and gradient norms of single steps, of an ALME.
     """
 
     def __init__(
@@ -71,13 +72,15 @@ class Trainer:
         data, _, network = task.partition("/")
         self.data, self.seed = _splits(data, seed), seed
         self.model = make_network(network, self.data, seed)
-        self._weights = list(self.model.parameters())
         self._l2 = configuration()["networks"][network]["l2"]
-        self.optimizer = make_optimizer(name, self._weights, tuned, module=self.model, seed=seed)
+        self.optimizer = make_optimizer(
+            name, self.model.parameters(), tuned, module=self.model, seed=seed
+        )
         self._batches = Batches(self.data.train, plan.batch_size, seed, stream=0)
         self._spare = Batches(self.data.train, plan.batch_size, seed, stream=1).forever()
         self._rows = slice(0, plan.eval_rows)
         total = plan.epochs * -(-len(self.data.train) // plan.batch_size)
+        traced = traced and isinstance(self.optimizer, ALME)
         self._every = max(1, total // POINTS) if traced else 0
         self.trace: dict[str, list[float]] = {"step": [], "loss": [], "norm": []}
         self.curves: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -114,19 +117,30 @@ class Trainer:
         """Return the loss by which an escape compares its candidates."""
         return self.loss(self.data.train.x[self._rows], self.data.train.y[self._rows])
 
-    def epoch(self, number: int) -> None:
-        """Go once over the training rows, and measure all parts."""
+    def begin(self) -> None:
+        """Begin an epoch: once over the training rows."""
         self.model.train()
+        self._left = iter(self._batches)
+
+    def advance(self) -> bool:
+        """Make the next step of the epoch, with the clock running; False when there is none."""
+        batch = next(self._left, None)
+        if batch is None:
+            return False
+        count = len(self.step_seconds) + len(self.escape_seconds)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(1000 * self.seed + number)
-            for x, y in self._batches:
-                tried = self._attempts
-                begun = time.process_time()
-                loss = self.step(x, y)
-                took = time.process_time() - begun
-                escaped = self._attempts > tried
-                (self.escape_seconds if escaped else self.step_seconds).append(took)
-                self._keep(loss)
+            torch.default_generator.manual_seed(100_000 * self.seed + count)
+            tried = self._attempts
+            begun = time.process_time()
+            loss = self.step(*batch)
+            took = time.process_time() - begun
+        escaped = self._attempts > tried
+        (self.escape_seconds if escaped else self.step_seconds).append(took)
+        self._keep(loss)
+        return True
+
+    def measure(self) -> None:
+        """Append the losses of all parts to the curves."""
         for part in PARTS:
             value, self.accuracy = evaluate(self.model, getattr(self.data, part))
             self.curves[part].append(value)
@@ -139,11 +153,8 @@ class Trainer:
         count = len(self.step_seconds) + len(self.escape_seconds)
         if not self._every or count % self._every:
             return
-        if isinstance(self.optimizer, ALME):
-            norm = float(self.optimizer.grad_norm)
-        else:
-            squares = [p.grad.square().sum() for p in self._weights if p.grad is not None]
-            norm = float(torch.stack(squares).sum().sqrt())
+        assert isinstance(self.optimizer, ALME)
+        norm = float(self.optimizer.grad_norm)
         for name, value in (("step", count), ("loss", float(loss.detach())), ("norm", norm)):
             self.trace[name].append(significant(value))
 
@@ -164,8 +175,8 @@ class Trainer:
 
 
 def significant(value: float) -> float:
-    """Keep five digits."""
-    return float(f"{value:.5g}")
+    """Keep four digits."""
+    return float(f"{value:.4g}")
 
 
 def escapes_of(optimizer: ALME) -> dict[str, Any]:
@@ -198,7 +209,7 @@ def measure_task(plan: AlmePlan, task: str) -> dict[str, Any]:
     -------
     dict
         ``tuned``, the settings of every optimizer, and ``runs``, a list by optimizer: losses after
-        every epoch, seconds, escapes, and of seed 0 a trace.
+        every epoch, seconds, escapes, and of seed 0 a trace of every ALME.
 
     Examples
     --------
@@ -217,14 +228,24 @@ def measure_task(plan: AlmePlan, task: str) -> dict[str, Any]:
         trainers = {
             name: Trainer(plan, task, name, tuned[name], seed, traced=seed == 0) for name in entries
         }
-        names = list(entries)
-        for epoch in range(plan.epochs):
-            for name in names:
-                trainers[name].epoch(epoch)
-            names.append(names.pop(0))
+        _train(list(trainers.values()), plan.epochs, seed)
         for name, trainer in trainers.items():
             runs[name].append(trainer.outcome())
     return {"tuned": tuned, "runs": runs}
+
+
+def _train(trainers: list[Trainer], epochs: int, seed: int) -> None:
+    """Train step by step beside each other, in an order drawn anew for every step."""
+    order, random = list(trainers), Random(seed)
+    for _ in range(epochs):
+        for trainer in trainers:
+            trainer.begin()
+        going = [True]
+        while all(going):
+            random.shuffle(order)
+            going = [trainer.advance() for trainer in order]
+        for trainer in trainers:
+            trainer.measure()
 
 
 def _tune(plan: AlmePlan, task: str, name: str) -> dict[str, float]:
@@ -234,8 +255,7 @@ def _tune(plan: AlmePlan, task: str, name: str) -> dict[str, float]:
         losses = []
         for seed in range(TUNING_SEED, TUNING_SEED + plan.tuning_seeds):
             trainer = Trainer(plan, task, name, settings, seed)
-            for epoch in range(plan.epochs):
-                trainer.epoch(epoch)
+            _train([trainer], plan.epochs, seed)
             loss = trainer.curves["validation"][-1]
             losses.append(loss if loss < WORST else WORST)
         return statistics.fmean(losses)

@@ -70,7 +70,7 @@ def escapes_figure(cells: Cells, task: str, optimizer: str = "alme-aggressive") 
         x, color = [one[STEP]] * 2, TAKEN if one[ACCEPTED] else LEFT
         axes[0].plot(x, [one[BEFORE], one[AFTER]], "-", color=color, lw=3, alpha=0.5)
         axes[0].plot(x[0], one[AFTER], "v" if one[ACCEPTED] else "x", color=color, ms=7)
-    axes[0].legend(frameon=False, loc="upper right")
+    axes[0].legend(loc="upper right", framealpha=0.95, edgecolor="none")
     figure.suptitle(f"{optimizer} on {task}, seed 0: escapes, to the loss of the best candidate")
     return figure
 
@@ -206,7 +206,8 @@ def alme_landscapes_figure(cells: Cells) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each training with the test loss, one for each function with the lowest value.
+        A panel for each training with the test loss of every seed and the mean; one for each
+        function with the lowest value so far, median over the starts.
 
     Raises
     ------
@@ -232,19 +233,26 @@ def alme_landscapes_figure(cells: Cells) -> Figure:
     axes: list[Any] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[len(panels) :]:
         axis.remove()
+    names: dict[str, int] = {}
     for axis, panel in zip(axes, panels, strict=False):
         trained = panel.startswith(TRAINING)
-        for number, runs in enumerate(cells[panel]["runs"].values()):
-            ends = [run["test" if trained else "best"][-1] for run in runs]
+        for name, runs in cells[panel]["runs"].items():
+            number = names.setdefault(name, len(names))
+            style = _style(number)
             if trained:
-                _dots(axis, number, ends, _style(number))
-            else:  # the mean of values decades apart is the highest: of their logarithms
-                _dots(axis, number, np.log10(np.maximum(ends, FLOOR)).tolist(), _style(number))
+                _dots(axis, number, [run["test"][-1] for run in runs], style)
+            else:
+                _descents(axis, [run["best"] for run in runs], style)
         title = panel.partition("/")[2]
-        label = "test loss (nats)" if trained else "log10 of the lowest value"
-        _frame(axis, title, "", label)
-        _ticks(axis, list(cells[panel]["runs"]))
-    figure.suptitle("By type of landscape: every seed, and the mean", fontweight="bold")
+        if trained:
+            _frame(axis, title, "", "test loss (nats)")
+            _ticks(axis, list(cells[panel]["runs"]))
+        else:
+            _frame(axis, title, "share of the evaluations", "lowest value, median", log=True)
+    for name, number in names.items():
+        axes[0].plot([], [], label=name, lw=2.2, **_style(number)._asdict())
+    figure.legend(loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)
+    figure.suptitle("By type of landscape", fontweight="bold")
     return figure
 
 
@@ -271,6 +279,13 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 def _style(number: int) -> Style:
     return Style(COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)])
+
+
+def _descents(axis: Any, curves: Sequence[Sequence[float]], style: Style) -> None:
+    """Draw the median over starts of the lowest value so far; their range hides the others."""
+    values = np.maximum(np.median(np.asarray(curves), axis=0), FLOOR)
+    shares = np.linspace(0, 1, len(values) + 1)[1:]
+    axis.plot(shares, values, linewidth=1.8, **style._asdict())
 
 
 def _ticks(axis: Any, names: Sequence[str]) -> None:

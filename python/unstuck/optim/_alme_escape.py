@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 LEARNING = 0.3  # how much one escape counts in the shares of the scales
+ALIKE = 1e-6  # relative difference of two evaluations of one loss
 FLOOR = 0.1  # of a tensor's root mean square: what its smallest elements move like
 
 
@@ -32,7 +33,7 @@ def due(optimizer: ALME) -> bool:
     settings, search = optimizer._escapes, optimizer._search
     if search["steps"] % settings.check_every or not optimizer._escapable:
         return False
-    evaluations = settings.cost[0]
+    evaluations = settings.most
     total = search["steps"] + search["nfev"] + evaluations
     if search["nfev"] + evaluations > settings.escape_budget * total:
         return False
@@ -54,23 +55,22 @@ def escape(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> E
         moments = _descend(optimizer, flat, population, points[1:])
         if eval_closure is not None:
             population.use(eval_closure)
-        losses = population.losses(points).double() * sign
-    losses = torch.where(torch.isfinite(losses), losses, torch.inf).cpu()
-    stay = float(losses[:2].min())
-    best = 2 + int(losses[2:].argmin())
-    lowest = float(losses[best])
-    accepted = lowest < stay
+        losses, calls = _measure(population, points, settings.batches, sign)
+    means = losses.mean(0)
+    home, best = int(means[:2].argmin()), 2 + int(means[2:].argmin())
+    stay, lowest = float(means[home]), float(means[best])
+    accepted = _is_better(losses[:, best], losses[:, home])
     if accepted:
         _take(params, flat, points[best])
         _take_state(optimizer, params, flat, [x[best - 1] for x in moments])
     reason = "" if accepted else "no candidate has a finite loss"
     if not accepted and math.isfinite(lowest):
         reason = "nothing better was found"
-    search["nfev"] += settings.cost[0]
-    search["ngev"] += settings.cost[1]
+    search["nfev"] += settings.gradients + calls * len(points)
+    search["ngev"] += settings.gradients
     search["attempts"] += 1
     search["escapes"] += accepted
-    _learn(optimizer, scales, losses[2:])
+    _learn(optimizer, scales, means[2:])
     optimizer._stats[[adam.Stat.SEEN_NORMS, adam.Stat.SEEN_LOSSES, adam.Stat.FLAT_STEPS]] = 0
     distance = float((points[best] - start).double().norm())
     record = Escape(
@@ -78,6 +78,34 @@ def escape(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> E
     )
     optimizer.history.append(record)
     return record
+
+
+def _measure(
+    population: Population, points: Tensor, batches: int, sign: float
+) -> tuple[Tensor, int]:
+    """Return losses [B, K] on so many batches, or on one where the next one gives the same.
+
+    They are to be lowered; the number is that of calls.
+    """
+    rows: list[Tensor] = []
+    for call in range(1, batches + 1):
+        losses = population.losses(points).double().cpu() * sign
+        losses = torch.where(torch.isfinite(losses), losses, torch.inf)
+        if call == 2 and torch.allclose(losses, rows[0], rtol=ALIKE, atol=0):
+            return torch.stack(rows), call
+        rows.append(losses)
+    return torch.stack(rows), batches
+
+
+def _is_better(there: Tensor, here: Tensor) -> bool:
+    """Whether losses [B] on the same batches are lower there, by twice the standard error."""
+    if not bool(torch.isfinite(there).all()):
+        return False
+    if not bool(torch.isfinite(here).all()):
+        return True
+    fall = here - there
+    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
+    return float(fall.mean()) > 2 * error
 
 
 def _population(optimizer: ALME, params: list[Tensor]) -> Population:

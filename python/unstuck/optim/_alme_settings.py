@@ -9,8 +9,9 @@ from unstuck.ops import adam
 from unstuck.optim import _validate as validate
 
 SCALES = {0.5: 2, 1.0: 3, 2.0: 3, 4.0: 1, 8.0: 1}
-THRESHOLDS = {"plain": (1e-6, -1.0), "adaptive": (1e-2, 1e-3)}  # of gradient norms, of losses
-WINDOWS = {"plain": 10, "adaptive": 20}  # of losses
+THRESHOLDS = {"plain": (1e-6, -1.0), "adaptive": (1e-2, 1e-2)}  # of gradient norms, of losses
+BATCHES = {"plain": 1, "adaptive": 4}
+WINDOWS = {"plain": 10, "adaptive": 100}  # of losses
 
 
 class Settings(NamedTuple):
@@ -30,10 +31,19 @@ class Settings(NamedTuple):
         return sum(count for _, count in self.scales)
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """Losses (those with a gradient included) and gradients that one escape evaluates."""
-        gradients = (self.popsize + 1) * self.n_eval_steps
-        return gradients + self.popsize + 2, gradients
+    def gradients(self) -> int:
+        """Gradients that one escape evaluates: those of the candidates and of the incumbent."""
+        return (self.popsize + 1) * self.n_eval_steps
+
+    @property
+    def batches(self) -> int:
+        """Batches on which the losses are compared in the end."""
+        return BATCHES[self.mode]
+
+    @property
+    def most(self) -> int:
+        """Losses, those with a gradient included, that one escape evaluates at most."""
+        return self.gradients + self.batches * (self.popsize + 2)
 
     def check(self) -> None:
         """Raise for a value out of range."""

@@ -39,7 +39,7 @@ class ALME(Statistics):
     make `n_eval_steps` steps of Adam, each with moments of its own, all at once where `module` is
     given; every such step calls the closure once, so a closure that draws a batch gives them a
     fresh one. Their losses are compared with those of staying and of going on by Adam, on the same
-    batch. The best candidate is taken if it beats both; else nothing has happened.
+    batches. The best candidate is taken if it beats both; else nothing has happened.
 
     Parameters
     ----------
@@ -64,16 +64,17 @@ class ALME(Statistics):
         ``"plain"`` is the source's rule: absolute tests of stagnation, scales as given.
         ``"adaptive"`` tests relative to the norm and the loss themselves, bounds s by 1 and |w|
         from below by a tenth of its tensor's root mean square, and gives scales that did well more
-        of the candidates.
+        of the candidates. Where batches differ, it compares on four of them, and takes what is
+        better by twice the standard error.
     grad_norm_window, grad_norm_threshold
         The gradient norm stands still when its mean absolute change over the last
         `grad_norm_window` steps is below the threshold: 1e-6, in the adaptive mode 0.01 times the
         mean norm.
     loss_window, loss_threshold
         The same for the loss, over 10 steps; without a threshold there is no such test. In the
-        adaptive mode the loss decides as soon as there are enough, 20: it stands still when its
+        adaptive mode the loss decides as soon as there are enough, 100: it stands still when its
         fall from the older half of the window to the newer, and twice the standard error of that,
-        are together below 0.001 of its size.
+        are together below 0.01 of its size.
     stagnation_patience : int
         Steps in a row that the tests must say so.
     scales : dict

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unstuck.ops import noise
+from unstuck.ops import candidates
+from unstuck.ops.candidates import Draw, Region
 from unstuck.optim._trials import Trials, copies
 from unstuck.optim._validate import non_negative
+from unstuck.population import PopulationLoss
+from unstuck.population._flat import Flat
 from unstuck.search._temperature import weigh
 
 
@@ -75,52 +78,58 @@ class Cloud:
     The noise is a function of seed, iteration, candidate and coordinate, where the coordinates are
     the elements of the parameters in their order; a complex element is two. Candidates come in
     pairs of opposite noise.
+
+    Parameters
+    ----------
+    trials : Trials
+        Open; evaluates one candidate after another.
+    settings : Settings
+        How candidates are drawn.
+    sigma : float
+        Their standard deviation.
+    population : PopulationLoss, optional
+        Evaluates all of them at once.
     """
 
-    def __init__(self, params: Sequence[Tensor], settings: Settings, sigma: float) -> None:
-        self._params = [_real(p.detach()) for p in params]
-        self._settings = settings
-        self._sigma = sigma
-        self._sizes = [p.numel() for p in self._params]
-        self._device = self._params[0].device if self._params else torch.device("cpu")
-        wide = any(p.dtype == torch.float64 for p in self._params)
-        self._dtype = torch.float64 if wide else torch.float32
+    def __init__(
+        self, trials: Trials, settings: Settings, sigma: float, population: PopulationLoss | None
+    ) -> None:
+        self._trials, self._settings, self._population = trials, settings, population
+        self._flat = Flat(trials.params)
+        explores = torch.arange(settings.popsize) >= settings.popsize // 4 * 2
+        spread = torch.where(explores, sigma * settings.explore, sigma)
+        self._spread = spread.to(self._flat.device, self._flat.dtype)
 
-    def spread(self, index: int) -> float:
-        """Return the standard deviation of one candidate."""
-        explores = index >= self._settings.popsize // 4 * 2
-        return self._sigma * (self._settings.explore if explores else 1.0)
+    def _where(self, center: Sequence[Tensor]) -> Region:
+        return Region(self._flat.gather(center), self._spread)
+
+    def _draw(self, iteration: int) -> Draw:
+        return Draw(self._settings.seed, iteration)
+
+    def losses(self, center: Sequence[Tensor], iteration: int) -> Tensor:
+        """Return the losses of all candidates in float64, on the CPU."""
+        popsize = self._settings.popsize
+        if self._population is not None:
+            region, draw = self._where(center), self._draw(iteration)
+            self._trials.count += popsize
+            return self._population.candidates(region, draw, popsize).double().cpu()
+        losses = []
+        for index in range(popsize):
+            self.go(center, iteration, index)
+            losses.append(self._trials.loss())
+        return torch.stack([loss.cpu() for loss in losses])
 
     def go(self, center: Sequence[Tensor], iteration: int, index: int) -> None:
         """Write one candidate into the parameters."""
-        self._write(center, self._noise(iteration, index).mul_(self.spread(index)))
+        (point,) = candidates.sample(self._where(center), self._draw(iteration), index, 1)
+        self._trials.write(self._flat.split(point))
 
     def go_to_mean(self, center: Sequence[Tensor], iteration: int, weights: Tensor) -> None:
         """Write center + sum a_i (w_i - center) into the parameters."""
-        total = torch.zeros(sum(self._sizes), dtype=self._dtype, device=self._device)
-        for index, weight in enumerate(weights.tolist()):
-            if weight:
-                total.add_(self._noise(iteration, index), alpha=weight * self.spread(index))
-        self._write(center, total)
-
-    def _noise(self, iteration: int, index: int) -> Tensor:
-        drawn = noise.normals(
-            self._settings.seed,
-            iteration,
-            0,
-            index,
-            1,
-            sum(self._sizes),
-            antithetic=True,
-            dtype=self._dtype,
-            device=self._device,
-        )
-        return drawn[0]
-
-    def _write(self, center: Sequence[Tensor], shift: Tensor) -> None:
-        parts = torch.split(shift, self._sizes)
-        for p, where, part in zip(self._params, center, parts, strict=True):
-            p.copy_(_real(where).to(self._dtype) + part.view(p.shape).to(p.device))
+        region = self._where(center)
+        weights = weights.to(region.mean)
+        moments = candidates.combine(region, self._draw(iteration), weights)
+        self._trials.write(self._flat.split(region.mean + moments.shift))
 
 
 def search_around(
@@ -132,6 +141,7 @@ def search_around(
     steps: int,
     iteration: int,
     sign: float,
+    population: PopulationLoss | None,
 ) -> Found:
     """Make attention steps from where the trials start, on one batch.
 
@@ -154,18 +164,16 @@ def search_around(
         Number of the first, for the noise.
     sign : float
         -1 where losses are to be raised.
+    population : PopulationLoss or None
+        Evaluates all candidates at once.
     """
-    cloud = Cloud(trials.params, settings, sigma)
+    cloud = Cloud(trials, settings, sigma, population)
     center: Sequence[Tensor] = trials.start
     best: list[Tensor] | None = None
     lowest = before if math.isfinite(before) else math.inf  # anything finite beats NaN
     for done in range(steps):
         number = iteration + done
-        losses = []
-        for index in range(settings.popsize):
-            cloud.go(center, number, index)
-            losses.append(trials.loss() * sign)
-        told = torch.stack([loss.cpu() for loss in losses])
+        told = cloud.losses(center, number) * sign
         weights = weigh(told, settings.beta, settings.share)
         if not bool(weights.any()):
             return Found(lowest, best, done + 1, "no candidate has a finite loss")
@@ -182,7 +190,3 @@ def search_around(
         if math.isfinite(loss):
             center = mean
     return Found(lowest, best, steps, "" if best is not None else "nothing better was found")
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x

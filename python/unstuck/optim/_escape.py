@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from unstuck.optim._candidates import Settings, search_around
 from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
@@ -21,11 +21,12 @@ class Escaping(Hybrid):
         lr: float | Tensor | None,
         candidates: Settings,
         search: dict[str, Any],
+        module: nn.Module | None,
     ) -> None:
         candidates.check()
         self._candidates = candidates
         counters = {"iteration": 0, "attempts": 0, "escapes": 0}
-        super().__init__(params, base, lr, {**counters, **search})
+        super().__init__(params, base, lr, {**counters, **search}, module)
 
     @property
     def escapes(self) -> int:
@@ -62,6 +63,7 @@ class Escaping(Hybrid):
                 steps=steps,
                 iteration=search["iteration"],
                 sign=self._sign,
+                population=self._population_of(batch),
             )
         escaped = found.values is not None
         trials.write(trials.start if found.values is None else found.values)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from unstuck.optim._layout import check_gradient, check_parameter, is_shard
 from unstuck.optim._trials import Closure, RandomState, Trials, as_loss
+from unstuck.population import PopulationLoss
 
 HISTORY = 10_000  # records that are kept
 
@@ -57,7 +58,11 @@ class Hybrid(Optimizer):
         base: Base,
         lr: float | Tensor | None,
         search: dict[str, Any],
+        module: nn.Module | None = None,
     ) -> None:
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module or None, not {module!r}")
+        self.module = module
         self._base: Optimizer | None = None
         self.history: deque[Record] = deque(maxlen=HISTORY)
         made = _build(type(self).__name__, base, params, lr)
@@ -98,10 +103,10 @@ class Hybrid(Optimizer):
             if not (p.is_floating_point() or p.is_complex()):
                 raise TypeError(f"{name}: a parameter has the dtype {p.dtype}; it must be a float")
             check_parameter(name, p)
-            if self._draws_noise and is_shard(p):
+            if (self._draws_noise or self.module is not None) and is_shard(p):
                 raise TypeError(
                     f"{name} moves whole parameters and cannot step shards (DTensor); replicate "
-                    "the model, or use LRAttention"
+                    "the model, or use LRAttention without module="
                 )
         signs = {bool(g.get("maximize", False)) for g in self.param_groups}
         if len(signs) > 1:
@@ -113,7 +118,7 @@ class Hybrid(Optimizer):
     _draws_noise = True
 
     def __getstate__(self) -> dict[str, Any]:
-        mine = ("_base", "history", *self._settings)
+        mine = ("_base", "history", "module", *self._settings)
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in mine}}
 
     _settings: tuple[str, ...] = ()  # attributes that a copy needs, besides the state
@@ -190,6 +195,19 @@ class Hybrid(Optimizer):
         assert self._base is not None
         self._base.step(batch.replay)
 
+    _population: PopulationLoss | None = None  # what is known of the model, made when needed
+
+    def _population_of(self, batch: Batch) -> PopulationLoss | None:
+        """Return what evaluates the batch's closure at many places, if the module is known."""
+        if self.module is None or not batch.params:
+            return None
+        made = self._population
+        if made is None or [id(p) for p in made.params] != [id(p) for p in batch.params]:
+            made = PopulationLoss(self.module, batch.closure, params=batch.params)
+        made.use(batch.closure, batch.random)
+        self._population = made
+        return made
+
     @property
     def _params(self) -> list[Tensor]:
         """The parameters that may move."""
@@ -209,7 +227,7 @@ class Batch:
 
     def __init__(self, optimizer: Hybrid, closure: Closure) -> None:
         self._optimizer = optimizer
-        self._closure = closure
+        self.closure = closure
         self.params = optimizer._params
         self.random = RandomState(self.params)
         self.own_gradients = False
@@ -220,7 +238,7 @@ class Batch:
         """Evaluate loss and gradient at the parameters as they are."""
         self._optimizer.zero_grad()
         with torch.enable_grad():
-            loss = self._closure()
+            loss = self.closure()
             as_loss(loss)
             if all(p.grad is None for p in self.params):
                 self.own_gradients = True
@@ -250,7 +268,7 @@ class Batch:
 
     def trials(self) -> Trials:
         """Evaluate losses elsewhere."""
-        return Trials(self.params, self._closure, self.random)
+        return Trials(self.params, self.closure, self.random)
 
     @property
     def finite(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, SGD
 
 from unstuck.optim._candidates import Settings
@@ -26,7 +26,7 @@ class Alternating(Escaping):
 
     Parameters
     ----------
-    params, base, lr, popsize, sigma, explore, beta, share, seed
+    params, base, lr, popsize, sigma, explore, beta, share, seed, module
         As for :class:`ReactiveEscape`.
     gradient_steps : int
         Gradient steps in a cycle.
@@ -77,12 +77,13 @@ class Alternating(Escaping):
         beta: float | None = None,
         share: float = 0.25,
         seed: int = 0,
+        module: nn.Module | None = None,
     ) -> None:
         positive("gradient_steps", gradient_steps)
         positive("attention_steps", attention_steps)
         self.gradient_steps, self.attention_steps = gradient_steps, attention_steps
         candidates = Settings(popsize, sigma, explore, beta, share, seed)
-        super().__init__(params, base, lr, candidates, {"position": 0})
+        super().__init__(params, base, lr, candidates, {"position": 0}, module)
 
     def _advance(self, batch: Batch) -> None:
         search = self._search

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from unstuck.optim._candidates import Settings
@@ -30,7 +30,7 @@ class AttentionRestart(Escaping):
 
     Parameters
     ----------
-    params, base, lr, window, popsize, explore, beta, share, seed
+    params, base, lr, window, popsize, explore, beta, share, seed, module
         As for :class:`ReactiveEscape`.
     gradient_steps : int
         Gradient steps in a cycle at most.
@@ -99,6 +99,7 @@ class AttentionRestart(Escaping):
         beta: float | None = None,
         share: float = 0.25,
         seed: int = 0,
+        module: nn.Module | None = None,
     ) -> None:
         positive("gradient_steps", gradient_steps)
         positive("window", window)
@@ -112,9 +113,8 @@ class AttentionRestart(Escaping):
         self.gradient_steps, self.attention_steps = gradient_steps, attention_steps
         self.growth, self.reach = growth, reach
         candidates = Settings(popsize, sigma, explore, beta, share, seed)
-        super().__init__(
-            params, base, lr, candidates, {**Plateau.fresh(), "descended": 0, "widened": 1.0}
-        )
+        search = {**Plateau.fresh(), "descended": 0, "widened": 1.0}
+        super().__init__(params, base, lr, candidates, search, module)
 
     def _advance(self, batch: Batch) -> None:
         search = self._search

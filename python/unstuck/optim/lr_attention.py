@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
@@ -49,6 +49,9 @@ class LRAttention(Hybrid):
         effective number of rates is `share` of those with a finite loss.
     share : float
         In (0, 1]; see `beta`.
+    module : nn.Module, optional
+        The model that the closure reads. All rates are then evaluated together, as by
+        :meth:`unstuck.population.PopulationLoss.line`.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class LRAttention(Hybrid):
         factors: Sequence[float] = FACTORS,
         beta: float | None = None,
         share: float = 0.25,
+        module: nn.Module | None = None,
     ) -> None:
         self.factors = tuple(factors)
         for factor in self.factors:
@@ -101,7 +105,7 @@ class LRAttention(Hybrid):
         if not 0 < share <= 1:
             raise ValueError(f"Invalid share: {share}; it must be in (0, 1]")
         self.beta, self.share = beta, share
-        super().__init__(params, base, lr, {"kind": "rates"})
+        super().__init__(params, base, lr, {"kind": "rates"}, module)
 
     def _advance(self, batch: Batch) -> None:
         before = batch.start()
@@ -121,11 +125,18 @@ class LRAttention(Hybrid):
                 p.copy_(torch.lerp(start, end, factor))
 
         with trials:
-            losses = []
-            for factor in self.factors:
-                go(factor)
-                losses.append(trials.loss())
-            weights = weigh(torch.stack(losses) * self._sign, self.beta, self.share)
+            if (population := self._population_of(batch)) is None:
+                losses = []
+                for factor in self.factors:
+                    go(factor)
+                    losses.append(trials.loss())
+                told = torch.stack(losses)
+            else:
+                trials.write(trials.start)
+                back = [start - end for start, end in zip(trials.start, ends, strict=True)]
+                told = population.line(back, population.point().new_tensor(self.factors)).double()
+                trials.count += len(self.factors)
+            weights = weigh(told * self._sign, self.beta, self.share)
         self._search["nfev"] += trials.count
         factor = math.fsum(p * f for p, f in zip(weights.tolist(), self.factors, strict=True))
         good = bool(weights.any())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from unstuck.optim._candidates import Settings
@@ -62,6 +62,9 @@ class ReactiveEscape(Escaping):
     seed : int
         Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
         and after loading a state.
+    module : nn.Module, optional
+        The model that the closure reads. All candidates are then evaluated together, as by
+        :class:`unstuck.population.PopulationLoss`.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class ReactiveEscape(Escaping):
         beta: float | None = None,
         share: float = 0.25,
         seed: int = 0,
+        module: nn.Module | None = None,
     ) -> None:
         positive("window", window)
         positive("plateaus", plateaus)
@@ -119,7 +123,7 @@ class ReactiveEscape(Escaping):
         self.plateau = Plateau(window, tol)
         self.plateaus, self.escape_steps = plateaus, escape_steps
         candidates = Settings(popsize, sigma, explore, beta, share, seed)
-        super().__init__(params, base, lr, candidates, Plateau.fresh())
+        super().__init__(params, base, lr, candidates, Plateau.fresh(), module)
 
     def _advance(self, batch: Batch) -> None:
         search = self._search

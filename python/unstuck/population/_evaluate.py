@@ -90,7 +90,7 @@ class Evaluator:
         chunk: int | None,
         randomness: str,
     ) -> None:
-        self.flat, self.closure, self.module = flat, closure, module
+        self.flat, self.module = flat, module
         self.swap = Swap(module, closure)
         self.memory, self.chunk, self.randomness = memory, chunk, randomness
         self.changing: list[Tensor] = []  # buffers that an evaluation writes
@@ -108,7 +108,7 @@ class Evaluator:
             return None
         with self._untouched() as untouched:
             untouched.begin()
-            net = recognise(self.closure, self.flat.params)
+            net = recognise(self.swap.closure, self.flat.params)
             drawn = not RandomState(self.flat.params).same_as(untouched.random)
         self.plain = net is not None and (self.randomness == "same" or not drawn)
         return net if self.plain else None
@@ -156,7 +156,7 @@ class Evaluator:
                 untouched.buffers.restore()
             with torch.set_grad_enabled(job.gradient or self._graph), peak or nullcontext():
                 with Replace((), ()):
-                    loss = one_number(self.closure())
+                    loss = one_number(self.swap.closure())
                 gradient = None
                 if job.gradient:
                     found: Sequence[Tensor | None] = [None] * len(params)

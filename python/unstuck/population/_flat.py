@@ -50,7 +50,7 @@ class Flat:
             if p.is_complex():
                 real = torch.float64 if p.dtype is torch.complex128 else torch.float32
                 pairs = part.to(p.device, real).reshape((*lead, *p.shape, 2))
-                out.append(torch.view_as_complex(pairs))
+                out.append(torch.view_as_complex(pairs.clone()))  # at an even place
             else:
                 out.append(part.to(p.device, p.dtype).reshape((*lead, *p.shape)))
         return out

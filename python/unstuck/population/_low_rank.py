@@ -118,8 +118,9 @@ class Thin:
         for p, sizes in zip(self._params, self._sizes, strict=True):
             first = next(parts) * sigma[:, None]
             if len(sizes) == 1:
-                pairs = first.to(p.device).reshape(len(noise), *p.shape, *(2,) * p.is_complex())
-                out.append((torch.view_as_complex(pairs) if p.is_complex() else pairs).to(p.dtype))
+                whole = first.to(p.device).reshape(len(noise), *p.shape, *(2,) * p.is_complex())
+                whole = torch.view_as_complex(whole.clone()) if p.is_complex() else whole
+                out.append(whole.to(p.dtype))
                 continue
             a = first.to(p.device, p.dtype) * self._rank**-0.5
             b = (next(parts) * signs).to(p.device, p.dtype)

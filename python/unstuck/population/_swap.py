@@ -90,18 +90,17 @@ def _without_running(func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, {k: None if k in running else x for k, x in kwargs.items()}
 
 
-class Called(nn.Module):
-    """A closure as a module around the user's, so that ``functional_call`` reaches the latter."""
+class _Around(nn.Module):
+    """The user's module as a part of one that calls the closure: ``functional_call`` reaches it."""
 
-    def __init__(self, module: nn.Module, closure: Closure) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.closure = closure
 
-    def forward(self, mode: Replace) -> Tensor:
+    def forward(self, closure: Closure, mode: Replace) -> Tensor:
         """Call the closure."""
         with mode:
-            value = self.closure()
+            value = closure()
         return one_number(value)
 
 
@@ -117,7 +116,8 @@ class Swap:
     """
 
     def __init__(self, module: nn.Module, closure: Closure) -> None:
-        self._called = Called(module, closure)
+        self._around = _Around(module)
+        self.closure = closure
         self.last: Function | None = None  # what an evaluation that failed called last
 
     def __call__(
@@ -128,13 +128,14 @@ class Swap:
         swapped: dict[str, Tensor] = {}
         if tensors:
             new = {id(t): v for t, v in zip(tensors, values, strict=True)}
-            called = self._called
-            for name, tensor in [*called.named_parameters(), *called.named_buffers()]:
+            whole = self._around
+            for name, tensor in [*whole.named_parameters(), *whole.named_buffers()]:
                 if (value := new.get(id(tensor))) is not None:
                     swapped[name] = value
         try:
             if not swapped:
-                return self._called.forward(mode)
-            return torch.func.functional_call(self._called, swapped, (mode,))  # type: ignore[no-any-return]
+                return self._around.forward(self.closure, mode)
+            result: Tensor = torch.func.functional_call(self._around, swapped, (self.closure, mode))
+            return result
         finally:
             self.last = mode.last

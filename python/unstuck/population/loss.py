@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unstuck.ops import candidates, mlp
 from unstuck.ops.candidates import Draw, Region
 from unstuck.population._along import Line
-from unstuck.population._closure import Closure
+from unstuck.population._closure import Closure, RandomState
 from unstuck.population._evaluate import Evaluator, Job
 from unstuck.population._flat import Flat
 from unstuck.population._low_rank import LowRank, Noise
@@ -115,6 +115,21 @@ class PopulationLoss:
     def params(self) -> Sequence[Tensor]:
         """The parameters in which candidates differ."""
         return self._flat.params
+
+    def use(self, loss: Closure, random: RandomState | None = None) -> None:
+        """Evaluate another closure of the module from now on.
+
+        What is known is kept: the memory that a candidate takes, and what vmap cannot do.
+
+        Parameters
+        ----------
+        loss : callable
+            As at construction.
+        random : RandomState, optional
+            The state of the generators from which every evaluation draws; by default that at the
+            time of a call.
+        """
+        self._evaluator.swap.closure, self._evaluator.random = loss, random
 
     @property
     def is_plain(self) -> bool:

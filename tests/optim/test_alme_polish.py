@@ -25,9 +25,9 @@ def net(*extra):
 class Model:
     """A net, an optimizer, and a closure on some rows that counts its calls."""
 
-    def __init__(self, model=None, rows=lambda: slice(None), backward=False, **options):
+    def __init__(self, model=None, rows=lambda: slice(None), backward=False, lr=1e-3, **options):
         self.model = net() if model is None else model
-        self.optimizer = ALME(self.model.parameters(), lr=0.01, **options)
+        self.optimizer = ALME(self.model.parameters(), lr=lr, **options)
         self.rows, self.backward, self.calls = rows, backward, 0
         self.shift = 0.0
         self.sign = -1.0 if options.get("maximize") else 1.0
@@ -105,6 +105,15 @@ def test_what_excludes_it(options):
     run = Model(**options)
     run.step(3 * FIRST)
     assert not run.polishing
+
+
+def test_a_loss_that_falls_fast_is_left_to_adam_until_it_does_not():
+    run = Model(lr=0.03)
+    losses = run.step(FIRST + 1)
+    assert losses[-1] < 0.97 * losses[-3]
+    assert not run.polishing
+    run.step(400)
+    assert run.polishing
 
 
 def test_large_models_and_frozen_groups_are_left_alone():

@@ -20,7 +20,8 @@ from unstuck.population._flat import Flat
 if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
-FIRST, RARER = 5, 10  # steps after which the loss is tested: 5, 50, 500, ...
+FIRST, LATER, RARER = 5, 3, 10  # steps to the first test; factors to the next without and with one
+CREEP = (0.01, 2.0)  # fall of the loss a step that is slow: 1%, or 2 / P where that is less
 SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
 LARGEST = 200_000  # numbers: a search keeps up to 80 times as many
@@ -28,31 +29,48 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Watch:
-    """What an optimizer knows of its loss: whether it is the same function at every step.
+    """What is known of the loss: how it falls, and whether it is the same function at every step.
 
-    A closure on a mini-batch, or with dropout, has another value at the same point one step later.
-    One on all data has the same value, and then the steps go on by :class:`Polish`, each with one
+    A model that trains well is left to Adam: the loss must fall slowly, and the more slowly the
+    more parameters there are, as a search that fits all it can helps a large model least. Then one
+    point is evaluated twice, a step apart. A closure on a mini-batch, or with dropout, has another
+    value; one on all data has the same, and the steps go on by :class:`Polish`, each with one
     evaluation, and with the parameters at the best point found so far.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.next_test = FIRST
+        self.earlier: Any = None  # the loss some steps before the test
         self.seen: tuple[Tensor, float] | None = None  # a point, and its loss one step ago
         self.search: Polish | None = None
         self.again = SOON  # evaluations before the next test
 
+    @property
+    def window_opens(self) -> int:
+        """Step whose loss is the first of the test."""
+        return self.next_test * 3 // 5
+
 
 def watch(optimizer: ALME, loss: Any) -> None:
-    """Remember where the loss was evaluated, when a test is due; before Adam's step."""
+    """Remember where the loss was evaluated, when it falls slowly; before Adam's step."""
     know = optimizer._watch
     know.steps += 1
-    if know.steps >= know.next_test and _can_search(optimizer):
+    if know.steps == know.window_opens:
+        know.earlier = loss.detach().clone() if isinstance(loss, Tensor) else loss
+    if know.steps < know.next_test:
+        return
+    width = know.next_test - know.window_opens
+    know.next_test = LATER * know.steps
+    if know.earlier is None or not _can_search(optimizer):
+        return
+    params = optimizer._moving
+    before, now = (float(as_loss(x)) * optimizer._sign for x in (know.earlier, loss))
+    size = sum(p.numel() for p in params)
+    slow = min(CREEP[0], CREEP[1] / size) * width * max(abs(before), abs(now))
+    if math.isfinite(now) and before - now <= slow:
         know.next_test = RARER * know.steps
-        value = float(as_loss(loss))
-        if math.isfinite(value):
-            params = optimizer._moving
-            know.seen = Flat(params).gather(params), value * optimizer._sign
+        know.seen = Flat(params).gather(params), now
 
 
 def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:

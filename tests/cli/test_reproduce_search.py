@@ -44,9 +44,28 @@ def test_hybrids(run, tmp_path):
     assert "6/6 lr-attention, start 0" in done.output
 
 
+def test_alme(run, tmp_path):
+    done = run("alme", "--size", "small", "--studies", "training,traps", "--out", "deep/a")
+    assert done.exit_code == 0, done.output
+    made = tmp_path / "deep"
+    assert "digits/smooth | alme-aggressive" in (made / "a.md").read_text()
+    assert "| xor | 0.01 | 2 of 2" in (made / "a-traps.md").read_text()
+    for name in ("escapes", "distances", "comparison", "landscapes"):
+        assert (made / f"a-{name}.png").read_bytes().startswith(b"\x89PNG")
+    again = run("alme", "--size", "small", "--studies", "functions", "--out", "deep/a")
+    assert again.exit_code == 0, again.output
+    assert "1/1 function/rastrigin/2" in again.output
+    text = (made / "a.md").read_text()
+    assert "| rastrigin/2 | lbfgs" in text
+    assert "digits/smooth | alme-aggressive" in text  # what the file holds is shown
+    assert run("alme", "--studies", "functions", "--out", "deep/a").exit_code == 2  # another size
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["alme", "--size", "huge"], "unknown size 'huge'"),
+        (["alme", "--studies", "nets"], "unknown study 'nets'"),
         (["attention", "--dims", "two"], "must be whole numbers"),
         (["attention", "--methods", "cma"], "unknown method 'cma'"),
         (["hybrids", "--out", "a.txt"], "must end in .json"),

@@ -182,3 +182,71 @@ def test_python_and_the_kernels_have_one_layout() -> None:
     if _native.cpu is None:
         pytest.skip(f"no CPU module: {_native.cpu_missing}")
     assert _native.cpu.stagnation_header() == adam.HEADER
+
+
+# ---------------------------------------------------------------- plans
+def plan_of(case: dict[str, Any], groups: list[int] | None = None) -> Any:
+    if _native.cpu is None:
+        pytest.skip(f"no CPU module: {_native.cpu_missing}")
+    numbers = [0] * len(case["params"]) if groups is None else groups
+    names = ("params", "exp_avgs", "exp_avg_sqs", "steps")
+    return adam.plan_for(torch.device("cpu"), *(case[n] for n in names), numbers)
+
+
+def step_of(plan: Any, case: dict[str, Any], **changed: Any) -> None:
+    every = {"groups": [case["group"]], "stats": case["stats"], "tracking": case["tracking"]}
+    every |= {"finish": True, "grad_scale": None, "found_inf": None, "where": 1, **changed}
+    plan.step(*every.values())
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no groups": ({"groups": []}, r"params\[0\] belongs to groups\[0\], but 0 groups"),
+    "group": ({"groups": [0.1]}, r"groups\[0\] must be a tuple, not 0\.1"),
+    "short group": ({"groups": [(0.1, 0.9)]}, r"groups\[0\] must have 7 fields, not 2"),
+    "tracking": ({"tracking": None}, "tracking must be a tuple, not None"),
+    "short tracking": ({"tracking": (1, 2)}, "tracking must have 6 fields, not 2"),
+    "windows": ({"tracking": (2**21, 0.1, 6, 0.1, 2, True)}, r"norm_window must be .*1048576"),
+    "other windows": ({"tracking": (5, 0.1, 6, 0.1, 2, True)}, "float64 vector of 24 numbers"),
+    "finish": ({"finish": "yes"}, "finish must be True or False, not 'yes'"),
+    "where": ({"where": -1}, "where must be from 0"),
+    "scale": ({"grad_scale": torch.ones(1, dtype=torch.float64)}, "grad_scale must be one float32"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_plan_refuses_what_does_not_fit(name: str) -> None:
+    changed, text = WRONG[name]
+    case = make()
+    plan = plan_of(case)
+    before = copied(list(case.values()))
+    plan.set_gradients(case["grads"])
+    with pytest.raises((ValueError, TypeError), match=text):
+        step_of(plan, case, **changed)
+    for x, y in zip(case.values(), before, strict=True):
+        for a, b in zip(x, y, strict=True) if isinstance(x, list) else ():
+            assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="no gradients: call ready"):
+        step_of(plan, case)  # those of a step that failed are let go
+    plan.set_gradients(case["grads"])
+    step_of(plan, case)
+    assert len(plan) == len(SIZES)
+    assert plan.launches() == 1
+
+
+@pytest.mark.parametrize("groups", [[0], [-1] * 5, [2**31] * 5, [0.5] * 5, None.__class__])
+def test_a_plan_refuses_bad_group_numbers(groups: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"groups"):
+        plan_of(make(), groups)
+
+
+def test_the_threads_do_not_change_the_result() -> None:
+    results = []
+    for threads in (1, 2, 3):
+        case = make([(300_000,), (7,), (50_000,)])
+        plan = plan_of(case)
+        for _ in range(3):
+            plan.set_gradients(case["grads"])
+            step_of(plan, case, where=threads)
+        results.append([*case["params"], *case["exp_avg_sqs"], case["stats"]])
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))

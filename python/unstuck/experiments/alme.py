@@ -42,7 +42,8 @@ def run_alme(
     Examples
     --------
     >>> import dataclasses
-    >>> plan = dataclasses.replace(AlmePlan.of("small"), tasks=(), functions=("ackley/2",))
+    >>> small = AlmePlan.of("small")
+    >>> plan = dataclasses.replace(small, tasks=(), functions=("ackley/2",), starts=1, budget=50)
     >>> list(run_alme(plan).cells)
     ['function/ackley/2']
     """

@@ -125,7 +125,9 @@ def measure_function(plan: AlmePlan, function: str) -> dict[str, Any]:
 
     Examples
     --------
-    >>> sorted(measure_function(AlmePlan.of("small"), "rastrigin/2"))
+    >>> import dataclasses
+    >>> plan = dataclasses.replace(AlmePlan.of("small"), starts=1, budget=50)
+    >>> sorted(measure_function(plan, "rastrigin/2"))
     ['runs', 'tuned']
     """
     entries = configuration()["optimizers"]

@@ -69,6 +69,14 @@ def test_restarts_get_out_where_one_descent_does_not():
     assert f"| xor | 0.01 | {reached['lbfgs']} of 6" in traps_markdown(record, plan)
 
 
+def test_what_was_not_run_is_named_and_not_counted():
+    plan = TrapsPlan(("xor", "parity"), ("lbfgs", "alme"), seeds=1, budget=60)
+    record = run_traps(TrapsPlan(("xor",), ("lbfgs", "alme"), seeds=1, budget=60))
+    text = traps_markdown(record, plan)
+    assert text.count("not run") == 2
+    assert "| of 1 | |" in text
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -234,7 +234,7 @@ def run_traps(
                 f"{problem}/{method}", functools.partial(_measure, plan, problem, method)
             )
             if progress is not None:
-                line = f"{problem}, {method}: {_rate(cell['evaluations'])}"
+                line = f"{problem}, {method}: {_rate(cell)}"
                 progress(line, number * len(plan.methods) + place + 1, total)
     return record
 
@@ -268,8 +268,12 @@ def _order(runs: dict[str, Any]) -> tuple[float, float]:
     return -sum(n is not None for n in runs["evaluations"]), statistics.fmean(losses)
 
 
-def _rate(evaluations: list[int | None]) -> str:
-    """Successes, and median with quartiles of the evaluations where failures count as endless."""
+def _rate(cell: dict[str, Any]) -> str:
+    """Successes, and median with quartiles of the evaluations where failures count as endless.
+
+    Where there is no success, the median of the lowest losses.
+    """
+    evaluations: list[int | None] = cell["evaluations"]
     reached = sum(n is not None for n in evaluations)
     ordered = sorted(math.inf if n is None else n for n in evaluations)
     low, middle, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.5, 0.75))
@@ -278,7 +282,7 @@ def _rate(evaluations: list[int | None]) -> str:
         return "-" if math.isinf(n) else f"{n:.0f}"
 
     if not reached:
-        return f"0 of {len(ordered)}"
+        return f"0 of {len(ordered)}: loss {statistics.median(cell['losses']):.2g}"
     return f"{reached} of {len(ordered)}: {number(middle)} ({number(low)} to {number(high)})"
 
 
@@ -294,9 +298,9 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
 
     Examples
     --------
-    >>> plan = TrapsPlan(("xor",), ("lbfgs",), seeds=1)
-    >>> "| xor | 1 of 1" in traps_markdown(run_traps(plan), plan)
-    False
+    >>> plan = TrapsPlan(("xor",), ("lbfgs-restarts",), seeds=1)
+    >>> "| xor | 0.01 | 1 of 1: " in traps_markdown(run_traps(plan), plan)
+    True
     """
     exceptions = ", ".join(f"{name} {most}" for name, most in BUDGETS.items())
     lines = [
@@ -304,7 +308,8 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
         "",
         f"Runs of {plan.seeds} that get below the target within {plan.budget} gradient evaluations "
         f"({exceptions}); then the median number of evaluations to the target, and the quartiles "
-        "(- where that run did not get there). Every evaluation counts: line searches, candidates, "
+        "(- where that run did not get there), or, without success, the median of the lowest "
+        "losses. Every evaluation counts: line searches, candidates, "
         f"fresh starts. Rates are chosen of {len(RATES)} on {plan.tuning_seeds} other seeds.",
         "",
         record.origin,
@@ -313,15 +318,18 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
         "|---|---|" + "---|" * len(plan.methods),
     ]
     for problem in plan.problems:
-        cells = [_shown(record.cells[f"{problem}/{method}"], method) for method in plan.methods]
+        cells = [_shown(record.cells.get(f"{problem}/{method}"), method) for method in plan.methods]
         lines.append(f"| {problem} | {TRAPS[problem].target:g} | " + " | ".join(cells) + " |")
+    everywhere = [
+        problem
+        for problem in plan.problems
+        if all(f"{problem}/{method}" in record.cells for method in plan.methods)
+    ]
     totals = [
-        sum(n is not None for p in plan.problems for n in record.cells[f"{p}/{m}"]["evaluations"])
+        sum(n is not None for p in everywhere for n in record.cells[f"{p}/{m}"]["evaluations"])
         for m in plan.methods
     ]
-    lines.append(
-        f"| of {len(plan.problems) * plan.seeds} | | " + " | ".join(map(str, totals)) + " |"
-    )
+    lines.append(f"| of {len(everywhere) * plan.seeds} | | " + " | ".join(map(str, totals)) + " |")
     lines += ["", *(f"- {name}: {METHODS[name][2]}." for name in plan.methods)]
     lines += [
         "",
@@ -330,6 +338,8 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(cell: dict[str, Any], method: str) -> str:
+def _shown(cell: dict[str, Any] | None, method: str) -> str:
+    if cell is None:
+        return "not run"
     tuned = f", rate {cell['rate']:g}" if len(METHODS[method][1]) > 1 else ""
-    return _rate(cell["evaluations"]) + tuned
+    return _rate(cell) + tuned

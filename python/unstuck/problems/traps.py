@@ -111,7 +111,9 @@ def load_trap(name: str, seed: int = 0) -> TrapRun:
     Examples
     --------
     >>> run = load_trap("xor", seed=3)
-    >>> optimizer = torch.optim.LBFGS(run.module.parameters(), max_iter=200)
+    >>> optimizer = torch.optim.LBFGS(
+    ...     run.module.parameters(), max_iter=200, line_search_fn="strong_wolfe"
+    ... )
     >>> def closure():
     ...     optimizer.zero_grad()
     ...     loss = run.loss()

@@ -272,6 +272,15 @@ class ALME(Statistics):
         self._step_supports_amp_scaling = True
 
     @property
+    def escape_due(self) -> bool:
+        """Whether an escape is to be made now: it stands still, and the budget allows it.
+
+        Looks every `check_every` steps only. Where steps get no closure, ask after each of them,
+        and call :meth:`escape`.
+        """
+        return escapes.due(self)
+
+    @property
     def _escapable(self) -> bool:
         return escapes.escapable(self._moving)
 
@@ -319,7 +328,7 @@ class ALME(Statistics):
                 self._keep_best(loss)
                 self.record_loss(loss)
             steps.step(self)
-            if told and escapes.due(self):
+            if told and self.escape_due:
                 escapes.escape(self, closure, eval_closure)
         if own_gradients:
             self.zero_grad()

@@ -54,6 +54,8 @@ class Watch:
 
 def watch(optimizer: ALME, loss: Any) -> None:
     """Remember where the loss was evaluated, when it falls slowly; before Adam's step."""
+    if torch.compiler.is_compiling():
+        return
     know = optimizer._watch
     know.steps += 1
     if know.steps == know.window_opens:
@@ -130,7 +132,6 @@ def _can_search(optimizer: ALME) -> bool:
         optimizer.polish
         and optimizer._escapes.mode == "adaptive"
         and alone
-        and not torch.compiler.is_compiling()
         and getattr(optimizer, "grad_scale", None) is None
         and all(
             group["weight_decay"] == 0 and validate.number(group["lr"]) > 0

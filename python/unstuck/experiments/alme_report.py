@@ -109,6 +109,10 @@ def alme_markdown(record: CellRecord, plan: AlmePlan) -> str:
     True
     """
     lines = ["# ALME beside torch's optimizers", "", record.origin, ""]
+    for name, entry in configuration()["optimizers"].items():
+        given = ", ".join(f"{key}={value}" for key, value in entry["settings"].items())
+        lines.append(f"- **{name}**: {entry['about']}" + (f" ({given})" if given else "") + ".")
+    lines.append("")
     tasks = [task for task in plan.tasks if f"training/{task}" in record.cells]
     functions = [name for name in plan.functions if f"function/{name}" in record.cells]
     if tasks:

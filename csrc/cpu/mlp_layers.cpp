@@ -34,20 +34,33 @@ template void unpack(const double*, int64_t, int64_t, int64_t, double*);
 
 namespace {
 
+// Whether a formula is plain arithmetic; in float64 some call functions of the C library.
+template <Activation a, class R>
+constexpr bool kArithmetic = sizeof(R) == 4 || (slope_from_value(a) && a != Activation::tanh);
+
+// body(i) for i < n, in vector registers where that can be done.
+template <bool kSimd, class Body>
+UNSTUCK_INLINE void each(int64_t n, const Body& body) {
+  if constexpr (kSimd) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) body(i);
+  } else {
+    for (int64_t i = 0; i < n; ++i) body(i);
+  }
+}
+
 template <Activation a, class R>
 UNSTUCK_INLINE void activate_with(int64_t n, R* h) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) h[i] = activated<a>(h[i]);
+  each<kArithmetic<a, R>>(n, [&](int64_t i) { h[i] = activated<a>(h[i]); });
 }
 template <Activation a, class R>
 UNSTUCK_INLINE void step_with(int64_t n, const R* base, const R* slope, R step, R* h) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) h[i] = activated<a>(base[i] + step * slope[i]);
+  each<kArithmetic<a, R>>(n, [&](int64_t i) { h[i] = activated<a>(base[i] + step * slope[i]); });
 }
 template <Activation a, class R>
 UNSTUCK_INLINE void through_with(int64_t n, const R* h, R* slopes) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) slopes[i] *= activation_slope<a>(h[i]);
+  each<slope_from_value(a) || sizeof(R) == 4>(
+      n, [&](int64_t i) { slopes[i] *= activation_slope<a>(h[i]); });
 }
 
 #define UNSTUCK_EACH_ACTIVATION(call)     \

@@ -136,7 +136,11 @@ class Evaluator:
         """Return how many candidates of a job are evaluated together."""
         if self.chunk is not None:
             return self.chunk
-        memory = budget(self.flat.device, job.shared) if self.memory is None else self.memory
+        memory = (
+            budget(self.flat.device, job.shared or job.gradient)
+            if self.memory is None
+            else self.memory
+        )
         fit = memory // max(1, job.bytes + self.known[job.kind].bytes)
         return max(1, fit if fit < 2 else fit // 2 * 2)  # pairs of opposite noise stay together
 

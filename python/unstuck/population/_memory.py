@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CACHED = 16 << 20  # bytes of candidates and activations together: they stay in the cache
-SHARED = 32 << 20  # where products are shared it pays to leave the second level
+SHARED = 32 << 20  # with gradients and where products are shared
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of sums in another order; 5e-2 below
 
 

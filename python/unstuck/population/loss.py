@@ -35,7 +35,7 @@ class PopulationLoss:
         those of the module that require gradients.
     memory : int, optional
         Bytes that candidates and their activations may take at once. By default what stays in the
-        cache (16 MiB, and 32 MiB for :meth:`line` and :meth:`low_rank`), on a GPU a
+        cache (16 MiB; 32 MiB for gradients, :meth:`line` and :meth:`low_rank`), on a GPU a
         quarter of what is free.
     chunk : int, optional
         Candidates that are evaluated together, whatever memory they take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_what_it_needs_is_said():
         optimizer.step()
     with pytest.raises(ValueError, match="the loader has no batch"):
         escapes()
+
+
+def test_without_transformers_the_callback_says_what_to_install():
+    if importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is installed")
+    from unstuck.integrations.huggingface import EscapeCallback
+
+    with pytest.raises(ImportError, match=r'pip install "unstuck\[integrations\]"'):
+        EscapeCallback()
 
 
 def test_accelerate():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +13,12 @@ from unstuck.integrations._escapes import Escapes
 
 __all__ = ["EscapeCallback"]
 
-_Callback: Any = require(
-    "transformers", extra="integrations", purpose="unstuck.integrations.huggingface"
-).TrainerCallback
+
+def _transformers() -> Any:
+    return require("transformers", extra="integrations", purpose="EscapeCallback")
+
+
+_Callback: Any = _transformers().TrainerCallback if find_spec("transformers") else object
 
 
 class EscapeCallback(_Callback):  # type: ignore[misc]
@@ -28,19 +32,23 @@ class EscapeCallback(_Callback):  # type: ignore[misc]
 
     Raises
     ------
+    MissingExtraError
+        When ``transformers`` is not installed.
     TypeError
         When training begins, if the Trainer's optimizer is no ALME.
 
     Examples
     --------
-    >>> optimizer = ALME(model.parameters(), module=model)  # doctest: +SKIP
-    >>> Trainer(
-    ...     model, arguments, train_dataset=rows, optimizers=(optimizer, None),
-    ...     callbacks=[EscapeCallback()],
-    ... ).train()  # doctest: +SKIP
+    ``Trainer(model, arguments, optimizers=(ALME(model.parameters(), module=model), None),
+    callbacks=[EscapeCallback()], ...)``
+
+    >>> from unstuck.integrations.huggingface import EscapeCallback
+    >>> callable(EscapeCallback.on_step_end)
+    True
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor] | None = None) -> None:
+        _transformers()  # or an error that says what to install
         self._loss = _loss_of if loss is None else loss
         self.escapes: Escapes | None = None
 

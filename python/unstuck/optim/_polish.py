@@ -70,7 +70,7 @@ class Polish:
     >>> while search.evaluations < 60:
     ...     x = search.ask().requires_grad_()
     ...     loss = (x.square() - 1).square().sum()
-    ...     search.tell(float(loss), *torch.autograd.grad(loss, x))
+    ...     search.tell(loss.item(), *torch.autograd.grad(loss, x))
     >>> search.loss < 1e-6
     True
     """

@@ -112,7 +112,8 @@ class Convection(nn.Module):
 def convection(beta: float = 30.0) -> Made:
     x = 2 * math.pi * torch.arange(16) / 16
     t = torch.linspace(0, 1, 48)
-    inside = torch.quasirandom.SobolEngine(2).draw(512)  # on a grid the wave has aliases
+    sobol = torch.quasirandom.SobolEngine(2)  # type: ignore[no-untyped-call]
+    inside: Tensor = sobol.draw(512)  # on a grid the wave has aliases
     inside = inside * torch.tensor([2 * math.pi, 1.0])
     start = torch.stack([x, torch.zeros_like(x)], 1)
     left = torch.stack([torch.zeros_like(t), t], 1)
@@ -126,7 +127,8 @@ def convection(beta: float = 30.0) -> Made:
         _, at_start, at_left, at_right = u.split(parts)
         residual = (u_t + beta * u_x)[: parts[0]]
         ends = F.mse_loss(at_start, first) + F.mse_loss(at_left, at_right)
-        return ends + residual.square().mean()
+        total: Tensor = ends + residual.square().mean()
+        return total
 
     return lambda: Convection(32, 32), loss
 

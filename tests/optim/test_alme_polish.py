@@ -84,6 +84,24 @@ def test_batches_are_not_polished_and_nothing_else_changes():
     assert tested.calls == plain.calls + 1
 
 
+def test_gradients_of_a_test_are_not_added_to_those_of_the_step():
+    values = []
+    for polish in (False, True):
+        run = Model(polish=polish)
+        torch.manual_seed(0)
+        for _ in range(2 * FIRST):
+            run.optimizer.zero_grad()
+
+            def closure():
+                loss = run.loss(torch.randperm(32)[:8])  # noqa: B023
+                loss.backward()  # and no zero_grad
+                return loss
+
+            run.optimizer.step(closure)
+        values.append(run.values)
+    assert torch.equal(*values)
+
+
 def test_dropout_is_not_polished():
     run = Model(net(nn.Dropout(0.2)))
     run.step(3 * FIRST)

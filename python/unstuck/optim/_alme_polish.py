@@ -95,15 +95,16 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
         point, expected, know.again = know.search.best, know.search.loss, AGAIN
     else:
         point, expected = know.search.ask(), None
+    gradients = [p.grad for p in params]
     try:
         found = _evaluate(optimizer, flat, point, closure)
     except BaseException:
-        _write(flat, stand)
+        _put_back(flat, stand, gradients)
         raise
     optimizer._search["nfev"] += 1
     optimizer._search["ngev"] += 1
     if found.moved or (expected is not None and not _alike(found.loss, expected)):
-        _write(flat, stand)
+        _put_back(flat, stand, gradients)
         found.random.restore()
         know.search = None
         return False, None
@@ -186,6 +187,12 @@ def _write(flat: Flat, point: Tensor) -> None:
     with torch.no_grad():
         for p, part in zip(flat.params, flat.split(point), strict=True):
             p.copy_(part)
+
+
+def _put_back(flat: Flat, point: Tensor, gradients: list[Tensor | None]) -> None:
+    _write(flat, point)
+    for p, gradient in zip(flat.params, gradients, strict=True):
+        p.grad = gradient
 
 
 def _tell(optimizer: ALME, search: Polish, found: Found) -> None:

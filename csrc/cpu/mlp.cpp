@@ -155,7 +155,9 @@ void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses, R
     double sum = 0;
     R* gradient = gradients ? gradients + i * net.dim : nullptr;
     if (gradient) std::fill_n(gradient, net.dim, R(0));
-    evaluate(net, data, source, memory_for<R>(net), &sum, gradient);
+    MlpMemory<R>& memory = memory_for<R>(net);
+    evaluate(net, data, source, memory, &sum, gradient);
+    memory.trim();
     losses[i] = R(sum * net.factor);
   });
 }
@@ -171,6 +173,7 @@ void mlp_line(const MlpData& net, const R* w, const R* d, const R* rates, int64_
     LineSource<R> source(w, d, rates[k], base.data(), along.data(), memory);
     double sum = 0;
     evaluate(net, data, source, memory, &sum);
+    memory.trim();
     losses[k] = R(sum * net.factor);
   });
 }
@@ -189,6 +192,7 @@ void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawV
                            memory);
     double sums[2] = {};
     evaluate(net, data, source, memory, sums);
+    memory.trim();
     for (int64_t s = 0; s < together; ++s) losses[first + s] = R(sums[s] * net.factor);
   });
 }

@@ -38,6 +38,15 @@ struct MlpMemory {
   std::vector<std::vector<R>> before;  // what slopes are made of where `active` does not have it
   std::vector<R> slopes, next, turned, rows, tile;  // of the gradient
 
+  // Lets go of what wide nets needed, which nobody may need again.
+  void trim() {
+    size_t numbers = slopes.size() + next.size() + turned.size() + rows.size();
+    for (const auto& each : active)
+      for (const auto& layer : each) numbers += layer.size();
+    if (numbers * sizeof(R) > kKept) *this = MlpMemory();
+  }
+  static constexpr size_t kKept = size_t(16) << 20;
+
   void fit(const MlpData& net) {
     int64_t widest = 1;
     for (const MlpLayer& l : net.layers) widest = std::max(widest, l.in);

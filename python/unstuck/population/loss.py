@@ -75,8 +75,9 @@ class PopulationLoss:
     they were. Batch normalisation in training mode takes the statistics of the candidate's own
     batch.
 
-    The closure is called once a chunk and must see the same batch each time. Where it draws another
-    one, calls that need several chunks raise ``ValueError``.
+    The closure is called once a chunk and must see the same batch each time; where it draws
+    another one, calls that need several chunks raise ``ValueError``. It should not keep what it
+    computes: these are tensors that mean nothing outside of it.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from unstuck.ops.candidates import Draw, Region
 from unstuck.population import PopulationLoss
 
+HERE = Path(__file__).parent
 SIGMA, COUNT, RATES = 0.01, 256, 16
 
 
@@ -195,16 +197,9 @@ print(peak() - {start})
 
 def memory(step: str, task: str = "Task()", warm: str = "", start: str = "before") -> int:
     """Peak memory of a step in a process of its own, in bytes."""
-    here = str(request_path())
-    code = MEMORY.format(here=here, task=task, step=step, warm=warm, start=start)
+    code = MEMORY.format(here=str(HERE), task=task, step=step, warm=warm, start=start)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout)
-
-
-def request_path() -> object:
-    from pathlib import Path
-
-    return Path(__file__).parent
 
 
 def say(request: pytest.FixtureRequest, text: str) -> None:

@@ -38,10 +38,6 @@ def test_memory_decides_how_many_are_evaluated_together():
     model = nn.Sequential(nn.Linear(100, 50), nn.Softplus(), nn.Linear(50, 1))
     x, sizes = torch.randn(200, 100), []
 
-    class Count(nn.Module):
-        def forward(self, h: Tensor) -> Tensor:
-            return h
-
     def closure() -> Tensor:
         calls.append(1)
         return model(x).square().mean()

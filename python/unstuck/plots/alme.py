@@ -17,6 +17,7 @@ Cells = Mapping[str, Any]
 TRAINING, FUNCTION = "training/", "function/"
 PALETTE = (*COLOURS, "#7F7F7F")
 TAKEN, LEFT = "#009E73", "#D55E00"
+WIDE = 1e3  # ratio of values from which ticks at 1, 2 and 5 are too many
 FLOOR = 1e-12  # a value below this is drawn as this
 STEP, BEFORE, AFTER, ACCEPTED, DISTANCE, SCALE = range(6)  # of an escape in the results
 
@@ -249,8 +250,10 @@ def alme_landscapes_figure(cells: Cells) -> Figure:
             _frame(axis, title, "", "test loss (nats)")
             _ticks(axis, list(cells[panel]["runs"]))
         else:
-            _frame(axis, title, "share of the evaluations", "lowest value, median")
-            _decades(axis)
+            narrow = np.divide(*sorted(axis.get_ylim(), reverse=True)) < WIDE
+            _frame(axis, title, "share of the evaluations", "lowest value, median", log=narrow)
+            if not narrow:
+                _decades(axis)
     for name, number in names.items():
         axes[0].plot([], [], label=name, lw=2.2, **_style(number)._asdict())
     figure.legend(loc="outside lower center", ncols=len(names), frameon=False, handlelength=3.5)
@@ -288,12 +291,12 @@ def _descents(axis: Any, curves: Sequence[Sequence[float]], style: Style) -> Non
     values = np.maximum(np.median(np.asarray(curves), axis=0), FLOOR)
     shares = np.linspace(0, 1, len(values) + 1)[1:]
     axis.plot(shares, values, linewidth=1.8, **style._asdict())
+    axis.set_yscale("log")
 
 
 def _decades(axis: Any) -> None:
-    """Scale a panel logarithmically, with a few ticks however many decades there are."""
+    """Set a few ticks, however many decades there are."""
     ticks = require("matplotlib.ticker", extra="plots", purpose="the figure")
-    axis.set_yscale("log")
     axis.yaxis.set_major_locator(ticks.LogLocator(numticks=6))
     axis.yaxis.set_minor_formatter(ticks.NullFormatter())
 

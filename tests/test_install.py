@@ -228,7 +228,7 @@ def files_of(folder, *suffixes):
 
 
 def package_files():
-    return files_of(ROOT / "python" / "unstuck", ".py", ".pyi", ".typed")
+    return files_of(ROOT / "python" / "unstuck", ".py", ".pyi", ".typed", ".json")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from unstuck.optim._quasi_newton import LBFGS, Points
 WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%
 LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
-SHARE = 0.5  # values that the best descent gets for one of a descent that did not beat it
+SHARE, MOST = 0.5, 4.0  # values of the best descent for one of another: at first, at most
 KINDS = ("fresh", "units", "entries")
 NEIGHBOUR = 4  # see _first_scales
 SPREAD = 4.0  # fresh values are at most so much wider or narrower than the first ones
@@ -35,8 +35,9 @@ class Polish:
     - the best point with some of its units (rows of tensors) fresh, or some of its entries, a share
       from 5% to 50%.
 
-    The best descent goes on meanwhile, with one value for every two of others: a slow one is not
-    lost.
+    The best descent goes on meanwhile, with one value for every two of others, with twice as many
+    (at most four for one) after every time that it gained, half as many when it did not: a slow one
+    is not lost.
 
     Parameters
     ----------
@@ -116,9 +117,8 @@ class Polish:
                 if leader.over:
                     break
                 yield from _value(leader)
-            if _stands_still(leader, PROGRESS / 10):
-                share /= 2
-            elif not _stands_still(leader):
+            share = share / 2 if _stands_still(leader, PROGRESS / 10) else min(2 * share, MOST)
+            if not _stands_still(leader):
                 yield from _follow(leader, math.inf)
 
     def _begin(self, x: Tensor) -> LBFGS:

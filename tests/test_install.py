@@ -251,7 +251,7 @@ def test_wheel_asks_for_torch_and_numpy_alone(wheel):
     needs = metadata.get_all("Requires-Dist")
     base = [need for need in needs if "extra ==" not in need]
     assert [re.match(r"\w+", need).group() for need in base] == ["torch", "numpy"]
-    extras = ["cli", "plots", "experiments", "test", "bench", "peers"]
+    extras = ["cli", "plots", "experiments", "integrations", "test", "bench", "peers"]
     assert metadata.get_all("Provides-Extra") == extras
     assert "unstuck = unstuck.cli:main" in commands
 

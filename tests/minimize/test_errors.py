@@ -83,7 +83,7 @@ def after(count, error):
         (dict(options={"x0": [3]}), ValueError, r"unknown option 'x0' of the method 'attention'"),
         (dict(options={"maxiter": 0}), ValueError, r"maxiter must be a whole number of at least 1"),
         (dict(options={"max_bytes": 0}), ValueError, r"max_bytes must be a whole number of at"),
-        (dict(options={"popsize": 1}), ValueError, r"popsize must be a whole number of at least 2, not 1"),
+        (dict(options={"popsize": 1}), ValueError, r"popsize must be a whole number of at least 2"),
         (dict(options={"sigma0": 0.0}), ValueError, r"sigma0 must be finite and above 0, not 0.0"),
     ],
 )

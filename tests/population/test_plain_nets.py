@@ -125,10 +125,16 @@ def _autocast(model: nn.Module) -> Tensor:
         return F.mse_loss(model(X), VALUES)
 
 
+def _autocast_later(model: nn.Module) -> Tensor:
+    h = model[1](model[0](X))
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.cross_entropy(model[2](h), CLASSES)
+
+
 @pytest.mark.parametrize(
     "closure",
     [
-        *(_decay, _other_use, _changed_later, _twice, _ignored, _wide, _autocast),
+        *(_decay, _other_use, _changed_later, _twice, _ignored, _wide, _autocast, _autocast_later),
         lambda model: F.cross_entropy(model(X), CLASSES, label_smoothing=0.1),
         lambda model: F.cross_entropy(model(X), CLASSES, weight=torch.ones(3)),
         lambda model: F.cross_entropy(model(X), VALUES.softmax(1)),
@@ -200,3 +206,48 @@ def test_parts_of_a_net_may_be_frozen():
     general = PopulationLoss(model, lambda: F.mse_loss(model(X), VALUES) * 1.0)
     torch.testing.assert_close(population.losses(points), general.losses(points))
     assert population.is_plain  # its inputs are those of the last layer
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (20, 3)])
+def test_a_bias_of_another_shape_is_left_to_vmap(shape):
+    model = nn.Module()
+    model.first, model.bias = nn.Linear(8, 3, bias=False), nn.Parameter(torch.randn(shape))
+    model.last = nn.Linear(3, 3)
+
+    def closure() -> Tensor:
+        return F.mse_loss(model.last(F.linear(X, model.first.weight, model.bias)), VALUES)
+
+    population = PopulationLoss(model, closure)
+    torch.testing.assert_close(population.losses(population.point()[None])[0], closure().detach())
+    assert not population.is_plain
+
+
+def test_inputs_of_another_width_raise_torchs_error():
+    model = net(nn.ReLU())
+    population = PopulationLoss(model, lambda: F.mse_loss(model(X[:, :5]), VALUES))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        population.losses(population.point()[None])
+
+
+@pytest.mark.parametrize("rows", [X[:1].expand(20, 8), torch.randn(27).unfold(0, 8, 1)])
+def test_rows_may_share_memory(rows):
+    model = net(nn.ReLU())
+    population = PopulationLoss(model, lambda: F.mse_loss(model(rows), VALUES))
+    loss = F.mse_loss(model(rows), VALUES).detach()
+    torch.testing.assert_close(population.losses(population.point()[None])[0], loss)
+    assert population.is_plain
+
+
+def test_no_gradient_passes_what_the_closure_does_without_a_graph():
+    model = net(nn.ReLU())
+
+    def closure() -> Tensor:
+        with torch.no_grad():
+            h = model[:2](X)
+        return F.mse_loss(model[2](h), VALUES)
+
+    population = PopulationLoss(model, closure)
+    _, gradient = population.value_and_gradient(population.point()[None])
+    closure().backward()
+    assert not gradient[0, : 8 * 6 + 6].any()
+    torch.testing.assert_close(gradient[0, -3:], model[2].bias.grad)

@@ -135,7 +135,8 @@ def _kernels(net: Net) -> tuple[object, ...] | None:
     if module is None or not hasattr(module, "mlp_points"):
         return None
     layers = [(*layer[:4], ACTIVATIONS.index(layer.activation)) for layer in net.layers]
-    X = net.X if net.X.stride(1) == 1 and not net.X.is_neg() else net.X.contiguous()
+    rows = net.X.stride(1) == 1 and net.X.stride(0) >= net.X.shape[1]  # side by side
+    X = net.X if rows and not net.X.is_neg() else net.X.contiguous()
     y = dense(net.y)
     return module, (X, y, layers, LOSSES.index(net.loss), float(net.factor), net.dim)
 

@@ -102,13 +102,13 @@ class Evaluator:
         self._warned = False
         self.plain = flat.plain and mlp.native_ready(flat.device)  # until it is seen not to be
 
-    def net(self) -> mlp.Net | None:
+    def net(self, gradient: bool = False) -> mlp.Net | None:
         """Return the multi-layer perceptron that the closure evaluates, with a batch, or None."""
         if not self.plain:
             return None
         with self._untouched() as untouched:
             untouched.begin()
-            net = recognise(self.swap.closure, self.flat.params)
+            net = recognise(self.swap.closure, self.flat.params, gradient)
             drawn = not RandomState(self.flat.params).same_as(untouched.random)
         self.plain = net is not None and (self.randomness == "same" or not drawn)
         return net if self.plain else None

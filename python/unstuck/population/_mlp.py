@@ -52,10 +52,13 @@ class Record(Replace):
     ----------
     params : sequence of Tensor
         The parameters, as they lie in the flat vector.
+    gradient : bool
+        Whether gradients are wanted, of which ``torch.no_grad`` within the closure keeps some back.
     """
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
+    def __init__(self, params: Sequence[Tensor], gradient: bool = False) -> None:
         super().__init__((), ())
+        self._gradient = gradient
         self._places: dict[int, int] = {}
         self.dim = 0
         for p in params:
@@ -82,6 +85,8 @@ class Record(Replace):
         """Follow what is known of a net, and let alone what has nothing to do with it."""
         if not any(self._ours(x) for x in (*args, *kwargs.values())):
             return func(*args, **kwargs)
+        if self._gradient and not torch.is_grad_enabled():
+            raise NotPlainError
         if func is F.linear:
             return self._linear(*args, **kwargs)
         if self._now is None or not args or args[0] is not self._now:
@@ -113,13 +118,15 @@ class Record(Replace):
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self._X is None:
             plain = input.ndim == 2 and input.numel() and input.dtype == weight.dtype
-            plain = plain and not torch.is_autocast_enabled("cpu")
-            if not plain or self._ours(input) or input.requires_grad or type(input) is not Tensor:
+            if not plain or self._ours(input) or _wanted(input) or type(input) is not Tensor:
                 raise NotPlainError
-            self._X, self._version = input, input._version
+            self._X, self._version = input.detach(), input._version
         elif input is not self._now or self._shape:
             raise NotPlainError
         outputs, inputs = weight.shape
+        fits = input.shape[1] == inputs and (bias is None or bias.shape == (outputs,))
+        if not fits or torch.is_autocast_enabled("cpu"):
+            raise NotPlainError
         begin = self._place(weight)
         self._layers.append(
             Layer(inputs, outputs, begin, -1 if bias is None else self._place(bias), "none")
@@ -172,7 +179,7 @@ class Record(Replace):
                 raise NotPlainError
             if int(target.min()) < 0 or int(target.max()) >= outputs:
                 raise NotPlainError
-        elif target.shape != input.shape or target.dtype != self._X.dtype or target.requires_grad:
+        elif target.shape != input.shape or target.dtype != self._X.dtype or _wanted(target):
             raise NotPlainError
         numbers = n if loss == "cross-entropy" else n * outputs
         value = self._X.new_empty((), device="meta")
@@ -183,7 +190,12 @@ class Record(Replace):
         return value
 
 
-def recognise(closure: Closure, params: Sequence[Tensor]) -> Net | None:
+def _wanted(x: Tensor) -> bool:
+    """Whether somebody wants the gradient of the data."""
+    return x.requires_grad and x.is_leaf
+
+
+def recognise(closure: Closure, params: Sequence[Tensor], gradient: bool = False) -> Net | None:
     """Return the net whose loss a closure returns, with the data of this call, or None.
 
     Parameters
@@ -192,10 +204,12 @@ def recognise(closure: Closure, params: Sequence[Tensor]) -> Net | None:
         It is called once.
     params : sequence of Tensor
         Parameters on the CPU, all of one dtype, in the order of the flat vector.
+    gradient : bool
+        Whether gradients are wanted.
     """
-    record = Record(params)
+    record = Record(params, gradient)
     try:
-        with torch.no_grad(), record:
+        with torch.set_grad_enabled(gradient), record:
             value = closure()
     except Exception:
         return None  # whoever evaluates it next tells what is wrong, if anything is

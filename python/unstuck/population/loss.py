@@ -197,7 +197,7 @@ class PopulationLoss:
             When `points` does not fit, or the closure does not return one real number.
         """
         self._flat.check(points)
-        if (net := self._evaluator.net()) is not None:
+        if (net := self._evaluator.net(gradient=True)) is not None:
             return mlp.value_and_gradient(net, points.detach())
         losses, gradients = self._evaluator.run(self._at(points.detach(), gradient=True))
         assert gradients is not None

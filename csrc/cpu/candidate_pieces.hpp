@@ -220,8 +220,8 @@ class ColumnSums {
     for (int64_t l = 0; l < kNoiseLanes; ++l) {
       a_[0][l] = R(weights[2 * l]);
       a_[1][l] = R(weights[2 * l + 1]);
-      sigmas_[0][l] = sigma;
-      sigmas_[1][l] = -sigma;
+      sigmas_[0][l] = a_[0][l] == R(0) ? R(0) : sigma;  // see UnitWeights
+      sigmas_[1][l] = a_[1][l] == R(0) ? R(0) : -sigma;
       b_[l] = a_[0][l] * sigma - a_[1][l] * sigma;
       q_[l] = a_[0][l] * sigma * sigma + a_[1][l] * sigma * sigma;
       most += magnitude(a_[0][l]) + magnitude(a_[1][l]);

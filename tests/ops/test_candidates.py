@@ -217,6 +217,26 @@ def test_bad_losses_have_no_weight(backend: str, dim: int) -> None:
     assert torch.equal(moments.square, torch.zeros(dim))
 
 
+@pytest.mark.parametrize("antithetic", [True, False])
+@pytest.mark.parametrize(("dim", "sigma"), [(4, 1e19), (200, 6e18)])
+def test_what_has_no_weight_may_lie_anywhere(
+    backend: str, dim: int, sigma: float, antithetic: bool
+) -> None:
+    """Squares overflow in the box, but not those of the candidate that has all the weight."""
+    low, high = torch.full((dim,), -3e38), torch.full((dim,), 3e38)
+    place = Region(torch.zeros(dim), sigma, low=low, high=high)
+    draw = Draw(1, antithetic=antithetic)
+    x = candidates.sample(place, draw, 0, 32)
+    weights = torch.zeros(32)
+    weights[x.abs().amax(1).argmin()] = 1
+    nearest = x[weights.argmax()]
+    assert bool(nearest.square().isfinite().all())
+    assert not bool(x.square().isfinite().all())
+    moments = candidates.combine(place, draw, weights)
+    torch.testing.assert_close(moments.shift, nearest, rtol=1e-5, atol=0)
+    torch.testing.assert_close(moments.square, nearest.square(), rtol=1e-5, atol=0)
+
+
 def test_temperature_is_stable(backend: str) -> None:
     landscape, place = Landscape("sphere", 3), Region(torch.full((3,), 100.0), 1.0)
     losses, moments, ess = candidates.softmax_pass(landscape, place, Draw(0), 32, 1e6)

@@ -218,3 +218,61 @@ def test_losses_that_are_not_finite_do_not_move_the_model():
     assert optimizer._watch.search is not None
     torch.testing.assert_close(w.detach(), torch.ones(2), atol=1e-3, rtol=0)
     assert math.isfinite(optimizer.best_loss)
+
+
+def test_what_the_loss_does_not_depend_on_stays():
+    w, other = nn.Parameter(torch.full((3,), 3.0)), nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = ALME([other, w], lr=1e-3)
+    for _ in range(300):
+        optimizer.step(lambda: (w.square() + 10 - 10 * (2 * torch.pi * w).cos()).sum())
+    assert optimizer._watch.search.escapes > 0
+    assert other.tolist() == [1.0, 2.0]
+    other.requires_grad_(False)
+    optimizer.step(lambda: w.square().sum())
+    assert optimizer._watch.search is None
+
+
+def test_an_interrupted_search_is_dropped_where_it_stands(monkeypatch):
+    run = Model()
+    run.step(4 * FIRST)
+    before = run.values
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unstuck.optim._polish.Polish.tell", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.step()
+    assert torch.equal(run.values, before)
+    assert not run.polishing
+    assert run.step(20)[-1] <= run.loss().item() * 1.5
+
+
+def test_the_best_loss_of_all_is_kept():
+    run = Model(track_best=True)
+    run.step(3)
+    best = run.optimizer.best_loss
+    for _ in range(60):
+        run.optimizer.step(lambda: run.loss() + 100)
+    assert run.polishing
+    assert run.optimizer.load_best() == best
+    assert run.loss().item() == pytest.approx(best, rel=1e-5)
+
+
+class Statistics(nn.Module):
+    """Puts a new tensor in the place of its running mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - x.mean(0)
+
+
+def test_statistics_that_are_replaced_are_not_polished():
+    run = Model(net(Statistics()))
+    run.step(4 * FIRST)
+    assert not run.polishing

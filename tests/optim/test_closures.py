@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from unstuck.optim import ALME, DynamicBlend
+
 from .registry import OptimizerInfo, Variant
 from .runs import assert_changed, assert_same, every_hybrid, loss_of, make_params, snapshot, train
 
@@ -128,3 +130,22 @@ def test_sparse_gradients_change_nothing(info: OptimizerInfo, variant: Variant):
     after = snapshot(optimizer, [layer.weight])
     assert_same(after["params"], before["params"])
     assert_same(after["optimizer"]["state"], before["optimizer"]["state"])
+
+
+@pytest.mark.parametrize("kind", [ALME, DynamicBlend])
+def test_an_interrupted_backward_does_not_pass_for_the_closures_own(kind):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = kind(model.parameters(), lr=0.01)
+    x = torch.randn(8, 3)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    hook = model[0].weight.register_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(lambda: model(x).square().mean())
+    assert all(p.grad is None for p in model.parameters())
+    hook.remove()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step(lambda: model(x).square().mean())
+    assert_changed(before, list(model.parameters()))

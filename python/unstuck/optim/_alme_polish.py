@@ -43,6 +43,8 @@ class Watch:
         self.next_test = FIRST
         self.earlier: Any = None  # the loss some steps before the test
         self.seen: tuple[Tensor, float] | None = None  # a point, and its loss one step ago
+        self.moving: list[Tensor] = []  # the parameters that may move then
+        self.params: list[Tensor] = []  # those of them that the loss depends on
         self.search: Polish | None = None
         self.again = SOON  # evaluations before the next test
 
@@ -64,15 +66,16 @@ def watch(optimizer: ALME, loss: Any) -> None:
         return
     width = know.next_test - know.window_opens
     know.next_test = LATER * know.steps
-    if know.earlier is None or not _can_search(optimizer):
+    params = [p for p in optimizer._moving if p.grad is not None]
+    if know.earlier is None or not _can_search(optimizer, params):
         return
-    params = optimizer._moving
     before, now = (float(as_loss(x)) * optimizer._sign for x in (know.earlier, loss))
     size = sum(p.numel() for p in params)
     slow = min(CREEP[0], CREEP[1] / size) * width * max(abs(before), abs(now))
     if math.isfinite(now) and before - now <= slow:
         know.next_test = RARER * know.steps
         know.seen = Flat(params).gather(params), now
+        know.moving, know.params = optimizer._moving, params
 
 
 def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
@@ -80,11 +83,12 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
     know = optimizer._watch
     if know.seen is None and know.search is None:
         return False, None
-    params = optimizer._moving
+    params = know.params
     flat = Flat(params)
     stand = flat.gather(params)
     moved = know.search is not None and not torch.equal(stand, know.search.best)
-    if moved or not _can_search(optimizer):
+    others = list(map(id, optimizer._moving)) != list(map(id, know.moving))
+    if moved or others or not _can_search(optimizer, params):
         know.seen = know.search = None
         return False, None
     seen, know.seen = know.seen, None
@@ -115,7 +119,12 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
         expected, know.again = None, SOON
     if expected is None:
         know.again -= 1
-        _tell(optimizer, know.search, found)
+        try:
+            _tell(optimizer, know.search, found)
+        except BaseException:  # an interrupt: the search is in pieces
+            _put_back(flat, stand, gradients)
+            know.search = None
+            raise
     _write(flat, know.search.best)
     if know.search.loss < before:
         _keep_best(optimizer, know.search.loss)
@@ -125,9 +134,8 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
     return True, loss
 
 
-def _can_search(optimizer: ALME) -> bool:
+def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:
     """Whether the closure's loss is what is minimised, and the parameters can be searched."""
-    params = optimizer._moving
     alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     return (
         optimizer.polish
@@ -204,6 +212,9 @@ def _tell(optimizer: ALME, search: Polish, found: Found) -> None:
 
 
 def _keep_best(optimizer: ALME, loss: float) -> None:
+    best = optimizer.best_loss
+    if best is not None and best * optimizer._sign <= loss:
+        return
     optimizer._keep_best(loss * optimizer._sign)
     optimizer._stats[adam.Stat.BEST_LOSS] = loss
     optimizer._stats[adam.Stat.HAS_BEST] = 1.0

@@ -316,22 +316,25 @@ class ALME(Statistics):
         polished, loss = polishes.step(self, closure)
         if polished:
             return loss
-        with torch.enable_grad():
-            loss = closure()
-            own_gradients = self._needs_backward(loss)
-            if own_gradients:
-                loss.backward()
-        told = isinstance(loss, (Tensor, float, int)) and not isinstance(loss, bool)
-        with torch.no_grad():
-            if told:
-                polishes.watch(self, loss)
-                self._keep_best(loss)
-                self.record_loss(loss)
-            steps.step(self)
-            if told and self.escape_due:
-                escapes.escape(self, closure, eval_closure)
-        if own_gradients:
-            self.zero_grad()
+        own_gradients = False
+        try:
+            with torch.enable_grad():
+                loss = closure()
+                own_gradients = self._needs_backward(loss)
+                if own_gradients:
+                    loss.backward()
+            told = isinstance(loss, (Tensor, float, int)) and not isinstance(loss, bool)
+            with torch.no_grad():
+                if told:
+                    polishes.watch(self, loss)
+                    self._keep_best(loss)
+                    self.record_loss(loss)
+                steps.step(self)
+                if told and self.escape_due:
+                    escapes.escape(self, closure, eval_closure)
+        finally:
+            if own_gradients:  # if one is left, the next step takes it for the closure's own
+                self.zero_grad()
         return loss
 
     def escape(self, closure: Closure, eval_closure: Closure | None = None) -> bool:

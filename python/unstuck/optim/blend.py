@@ -286,7 +286,11 @@ class DynamicBlend(Optimizer):
                 loss = closure()
                 own_gradients = self._needs_backward(loss)
                 if own_gradients:
-                    loss.backward()
+                    try:
+                        loss.backward()
+                    except BaseException:  # a gradient that is left would count as the closure's
+                        self.zero_grad()
+                        raise
             if isinstance(loss, (Tensor, float, int)):
                 self.record_loss(loss)
         with torch.set_grad_enabled(self.defaults["differentiable"]):

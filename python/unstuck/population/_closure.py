@@ -74,11 +74,12 @@ class Buffers:
                 self._kept[module, name] = (buffer, buffer.clone())
 
     def changed(self) -> list[Tensor]:
-        """Return the floating-point buffers that are no longer what they were."""
+        """Return the floating-point buffers that are no longer what they were, or where."""
         return [
             buffer
-            for buffer, values in self._kept.values()
-            if buffer.is_floating_point() and not torch.equal(buffer, values)
+            for (module, name), (buffer, values) in self._kept.items()
+            if buffer.is_floating_point()
+            and not (module._buffers.get(name) is buffer and torch.equal(buffer, values))
         ]
 
     def restore(self) -> None:

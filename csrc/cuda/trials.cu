@@ -147,9 +147,12 @@ __global__ void __launch_bounds__(kThreads)
         total[k].add(z[k]);
       }
     }
-    if (net.cross_entropy)
+    if (net.cross_entropy) {
+      const int64_t label = static_cast<const int64_t*>(net.y)[i];
+      const bool known = label >= 0 && label < net.outputs;  // of no other class there is a loss
 #pragma unroll
-      for (int k = 0; k < N; ++k) sums[k] += total[k].value();
+      for (int k = 0; k < N; ++k) sums[k] += known ? total[k].value() : NAN;
+    }
   }
   const double total = block_sums(sums, shared);
   if (threadIdx.x < N && first_rate + threadIdx.x < t.count)

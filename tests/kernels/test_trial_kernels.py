@@ -112,6 +112,14 @@ def test_what_is_not_finite_weighs_nothing(backend: Backend, kind: str) -> None:
     torch.testing.assert_close(step.w.cpu(), truth[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("label", [-1, 18, 2**40])
+def test_a_class_that_does_not_exist_has_no_loss(backend: Backend, label: int) -> None:
+    line = Line("cross-entropy", (20, 6, 5), torch.float32, backend.device)
+    assert isinstance(line.objective, TwoLayerNet)
+    line.objective.y[11] = label
+    assert bool(trials.losses(line.objective, line.w, line.d, line.rates).isnan().all())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_nothing_is_finite_the_point_stays(backend: Backend, kind: str) -> None:
     line = Line(kind, (20, 6, 5), torch.float32, backend.device)

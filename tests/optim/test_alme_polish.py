@@ -276,3 +276,16 @@ def test_statistics_that_are_replaced_are_not_polished():
     run = Model(net(Statistics()))
     run.step(4 * FIRST)
     assert not run.polishing
+
+
+def test_groups_of_several_rates_are_left_to_adam():
+    model = net()
+    groups = [
+        {"params": model[0].parameters(), "lr": 1e-7},
+        {"params": model[2].parameters(), "lr": 1e-3},
+    ]
+    optimizer, before = ALME(groups), model[0].weight.detach().clone()
+    for _ in range(4 * FIRST):
+        optimizer.step(lambda: F.mse_loss(model(X), Y))
+    assert optimizer._watch.search is None
+    torch.testing.assert_close(model[0].weight, before, rtol=0, atol=1e-4)

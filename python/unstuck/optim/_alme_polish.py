@@ -136,16 +136,16 @@ def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
 
 def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:
     """Whether the closure's loss is what is minimised, and the parameters can be searched."""
+    rates = {validate.number(group["lr"]) for group in optimizer.param_groups}
     alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     return (
         optimizer.polish
         and optimizer._escapes.mode == "adaptive"
         and alone
         and getattr(optimizer, "grad_scale", None) is None
-        and all(
-            group["weight_decay"] == 0 and validate.number(group["lr"]) > 0
-            for group in optimizer.param_groups
-        )
+        and all(group["weight_decay"] == 0 for group in optimizer.param_groups)
+        and len(rates) == 1  # a search would not keep to several
+        and min(rates) > 0
         and 0 < sum(p.numel() for p in params) <= LARGEST
         and all(
             layout.is_plain(p) and p.dtype in DTYPES and p.device == params[0].device

@@ -89,7 +89,8 @@ class ALME(Statistics):
         Keep a copy of the parameters that had the lowest loss, for :meth:`load_best`.
     polish : bool
         Where the closure's loss is seen not to change from step to step (all data, no dropout), go
-        on by L-BFGS descents, one evaluation a step. Not in the plain mode.
+        on by L-BFGS descents, one evaluation a step. Not in the plain mode, with weight decay, or
+        where groups have several rates.
     memory : int, optional
         Bytes that candidates may take at once. By default all are evaluated by one call of the
         closure; with a bound there may be several, which must see the same batch.

@@ -275,12 +275,13 @@ def measure_escapes(plan: AlmePlan, task: str) -> dict[str, Any]:
     Examples
     --------
     >>> found = measure_escapes(AlmePlan.of("small"), "digits/mlp")
-    >>> found["together"] > found["step"]
-    True
+    >>> sorted(found)
+    ['losses', 'one by one', 'step', 'together']
     """
     trainer = Trainer(plan, task, "alme", {"lr": 1e-3}, 0)
     alone = Trainer(plan, task, "alme", {"lr": 1e-3}, 0)
-    alone.optimizer.module = None  # type: ignore[attr-defined]
+    assert isinstance(alone.optimizer, ALME)
+    alone.optimizer.module = None
     seconds: dict[str, list[float]] = {"step": [], "together": [], "one by one": []}
     batches = Batches(trainer.data.train, plan.batch_size, 0, stream=0).forever()
     spent = 0

@@ -32,8 +32,8 @@ inline int parts_of(int64_t n, int64_t numbers, int threads) {
 // threads.
 template <class Body>
 void split(int64_t n, int64_t numbers, int threads, const Body& body) {
-  const int parts = parts_of(n, numbers, threads);
 #ifdef _OPENMP
+  const int parts = parts_of(n, numbers, threads);
   if (parts > 1) {
 #pragma omp parallel num_threads(parts)
     {
@@ -42,6 +42,9 @@ void split(int64_t n, int64_t numbers, int threads, const Body& body) {
     }
     return;
   }
+#else
+  (void)numbers;
+  (void)threads;
 #endif
   body(0, n, 0);
 }

@@ -14,7 +14,7 @@ from unstuck.optim import (
     AttentionRestart,
     DynamicBlend,
     Gate,
-    LRAttention,
+    LearningRateAttention,
     ReactiveEscape,
 )
 
@@ -236,15 +236,18 @@ def _bad_count(name: str) -> tuple[dict[str, Any], type[Exception], str]:
     return {name: 0}, ValueError, f"Invalid {name}: 0; it must be at least 1"
 
 
-LR_ATTENTION = OptimizerInfo(
-    cls=LRAttention,
-    variants=_with_bases(factors=(0.25, 0.5, 1.0, 2.0)),
+LEARNING_RATE_ATTENTION = OptimizerInfo(
+    cls=LearningRateAttention,
+    variants=_with_bases(rates=4),
     refused=(
         *BAD_BASES,
-        ({"factors": ()}, ValueError, "factors is empty: pass at least one"),
-        ({"factors": (1.0, -2.0)}, ValueError, r"factor: -2\.0; it must be finite"),
-        ({"beta": -1}, ValueError, "beta: -1"),
-        ({"share": 1.5}, ValueError, r"share: 1\.5; it must be in"),
+        ({"rates": ()}, ValueError, "rates is empty: pass at least one"),
+        ({"rates": (1.0, -2.0)}, ValueError, r"a rate must be finite and at least 0, not -2\.0"),
+        ({"rates": 0}, ValueError, "rates must be at least 1, not 0"),
+        ({"rates": 0.5}, TypeError, r"rates must be how many .* or a sequence of them, not 0\.5"),
+        ({"rates": (1.0,), "lr": 0.0}, ValueError, r"multiples of lr, which is 0\.0: pass one"),
+        ({"beta": -1}, ValueError, "beta must be finite and at least 0, not -1"),
+        ({"share": 1.5}, ValueError, r"share must be in \(0, 1\], not 1\.5"),
     ),
     bad_groups=(),
     closure=True,
@@ -291,4 +294,11 @@ ATTENTION_RESTART = OptimizerInfo(
     closure=True,
 )
 
-REGISTRY = (DYNAMIC_BLEND, ALME_INFO, LR_ATTENTION, REACTIVE_ESCAPE, ALTERNATING, ATTENTION_RESTART)
+REGISTRY = (
+    DYNAMIC_BLEND,
+    ALME_INFO,
+    LEARNING_RATE_ATTENTION,
+    REACTIVE_ESCAPE,
+    ALTERNATING,
+    ATTENTION_RESTART,
+)

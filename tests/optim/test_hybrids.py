@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unstuck.optim import Alternating, AttentionRestart, LRAttention, ReactiveEscape
+from unstuck.optim import Alternating, AttentionRestart, LearningRateAttention, ReactiveEscape
 
 from .registry import MOMENTUM
 from .runs import assert_same, loss_of, make_params, snapshot
@@ -82,7 +82,7 @@ def test_rates_leave_buffers_and_generators_as_one_evaluation_does():
     model = network()
     twin = deepcopy(model)
     x, y = batch_of(0)
-    optimizer = LRAttention(model.parameters(), lr=0.01)
+    optimizer = LearningRateAttention(model.parameters(), lr=0.01)
     torch.manual_seed(5)
     optimizer.step(lambda: nn.functional.mse_loss(model(x), y))
     after = torch.get_rng_state()
@@ -96,7 +96,9 @@ def test_the_losses_of_rates_are_those_of_separate_evaluations():
     model = network()
     x, y = batch_of(0)
     factors = (0.0, 0.5, 1.0, 3.0)
-    optimizer = LRAttention(model.parameters(), MOMENTUM, lr=0.1, factors=factors, beta=30.0)
+    optimizer = LearningRateAttention(
+        model.parameters(), MOMENTUM, lr=0.1, rates=[0.1 * f for f in factors], beta=30.0
+    )
     for _ in range(3):
         start = deepcopy(model)
         optimizer.zero_grad()
@@ -227,7 +229,7 @@ def test_nothing_is_finite(cls, settings):
 
 def test_rates_stay_where_the_gradient_or_every_rate_is_bad():
     w = nn.Parameter(torch.ones(3))
-    optimizer = LRAttention([w], MOMENTUM, lr=0.1)
+    optimizer = LearningRateAttention([w], MOMENTUM, lr=0.1)
     optimizer.step(lambda: w.square().sum())
     before = snapshot(optimizer, [w])
     optimizer.step(lambda: (w * float("inf")).sum())
@@ -284,7 +286,7 @@ def test_noise_does_not_depend_on_how_parameters_are_cut(cls, settings, cut):
 def test_a_base_that_is_made_already_is_stepped():
     params, twins = make_params(), make_params()
     base = torch.optim.Adam(params, lr=0.02)
-    ours = LRAttention(params, base, factors=(1.0,))
+    ours = LearningRateAttention(params, base, rates=1)
     plain = torch.optim.Adam(twins, lr=0.02)
     for batch in range(5):
         ours.step(lambda batch=batch: loss_of(params, batch))
@@ -294,9 +296,40 @@ def test_a_base_that_is_made_already_is_stepped():
     assert_same([p.detach() for p in params], [p.detach() for p in twins])
     assert base.state is ours.state
     with pytest.raises(ValueError, match=r"lr=0\.1 and a base that is made already"):
-        LRAttention(params, base, lr=0.1)
+        LearningRateAttention(params, base, lr=0.1)
     with pytest.raises(ValueError, match="the base Adam has other parameters"):
-        LRAttention(twins, base)
+        LearningRateAttention(twins, base)
+
+
+def tried(**more):
+    """Return the rates that a step tries, from where they lead a parameter with gradient 1."""
+    w = nn.Parameter(torch.zeros(()))
+    optimizer = LearningRateAttention([w], torch.optim.SGD, **more)
+    optimizer.step(lambda: w * 1.0)  # where it stands
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
+    seen = []
+    for _ in range(2):
+        places = []
+        start = w.item()
+        optimizer.step(lambda places=places: places.append(w.item()) or w * 1.0)
+        seen.append([start - place for place in places[1:]])
+        scheduler.step()
+    return seen
+
+
+def test_so_many_rates_are_around_lr_and_given_ones_are_taken():
+    octaves = [2.0**k for k in range(-4, 5)]
+    for more, wanted in (
+        ({"lr": 0.1}, [0.1 * f for f in octaves]),
+        ({"lr": 0.1, "rates": 9}, [0.1 * f for f in octaves]),
+        ({"lr": 0.1, "rates": 3}, [0.1 / 16, 0.1, 1.6]),
+        ({"lr": 0.1, "rates": 1}, [0.1]),
+        ({"lr": 0.1, "rates": (0.0, 0.3)}, [0.0, 0.3]),
+        ({"rates": torch.tensor([0.25, 0.5])}, [0.25, 0.5]),
+    ):
+        first, later = tried(**more)
+        assert first == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+        assert later == pytest.approx([0.5 * rate for rate in wanted], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("cls", [ReactiveEscape, Alternating, AttentionRestart])
@@ -341,4 +374,4 @@ def test_groups_agree_on_the_direction():
         optimizer.add_param_group({"params": second, "maximize": True})
     assert len(optimizer.param_groups) == 1
     with pytest.raises(ValueError, match="one parameter group: it cannot get more"):
-        LRAttention(first, torch.optim.LBFGS).add_param_group({"params": second})
+        LearningRateAttention(first, torch.optim.LBFGS).add_param_group({"params": second})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unstuck.optim import Alternating, AttentionRestart, LRAttention, ReactiveEscape
+from unstuck.ops import mlp
+from unstuck.optim import Alternating, AttentionRestart, LearningRateAttention, ReactiveEscape
 
 X, Y = torch.randn(32, 4), torch.randint(3, (32,))
 
@@ -19,7 +21,7 @@ HYBRIDS: dict[str, tuple[type, dict[str, Any]]] = {
     "reactive": (ReactiveEscape, {"window": 2, "tol": 1.0, "escape_steps": 2, "popsize": 8}),
     "alternating": (Alternating, {"gradient_steps": 2, "popsize": 8}),
     "restart": (AttentionRestart, {"gradient_steps": 2, "attention_steps": 2, "popsize": 8}),
-    "rates": (LRAttention, {}),
+    "rates": (LearningRateAttention, {}),
 }
 
 
@@ -111,7 +113,7 @@ def test_parameters_that_come_later_and_modules_that_are_none(name):
 def test_closures_that_vmap_cannot_do_go_on_with_a_warning():
     torch.manual_seed(0)
     model = plain()
-    optimizer = LRAttention(model.parameters(), lr=0.1, module=model)
+    optimizer = LearningRateAttention(model.parameters(), lr=0.1, module=model)
 
     def closure() -> Tensor:
         loss = F.cross_entropy(model(X), Y)
@@ -122,3 +124,20 @@ def test_closures_that_vmap_cannot_do_go_on_with_a_warning():
     for _ in range(5):
         last = optimizer.step(closure)
     assert last < first
+
+
+def test_rates_of_a_plain_net_are_tried_on_its_line(monkeypatch):
+    lines = []
+
+    def line_losses(net, w, d, rates):
+        lines.append(len(rates))
+        return mlp.line_losses(net, w, d, rates)
+
+    monkeypatch.setattr("unstuck.population.loss.mlp", SimpleNamespace(line_losses=line_losses))
+    model = plain()
+    optimizer = LearningRateAttention(
+        model.parameters(), base=torch.optim.Adam, rates=16, lr=1e-2, module=model
+    )
+    for _ in range(3):
+        optimizer.step(lambda: F.cross_entropy(model(X), Y))
+    assert lines == [16] * 3

@@ -9,9 +9,14 @@ import torch
 
 from unstuck import problems
 from unstuck.search._temperature import weigh
-from unstuck.search.hybrids import Alternating, AttentionRestart, LRAttention, ReactiveEscape
+from unstuck.search.hybrids import (
+    Alternating,
+    AttentionRestart,
+    LearningRateAttention,
+    ReactiveEscape,
+)
 
-ALL = (ReactiveEscape, Alternating, AttentionRestart, LRAttention)
+ALL = (ReactiveEscape, Alternating, AttentionRestart, LearningRateAttention)
 BASES = ("gd", "momentum", "adam", "lbfgs")
 
 
@@ -51,7 +56,7 @@ def test_out_of_the_trap_that_holds_gradient_descent(cls):
         w -= 1e-3 * problem.value_and_gradient(w)[1]
     stuck = float(problem(w))
     assert stuck > problem.minimum + 5
-    search = cls(x0, 1.0, seed=2, base="gd", lr=None if cls is LRAttention else 1e-3)
+    search = cls(x0, 1.0, seed=2, base="gd", lr=None if cls is LearningRateAttention else 1e-3)
     while search.nfev < 2500:
         search.step(problem)
     assert search.best.f < problem.minimum + 0.5
@@ -120,9 +125,26 @@ def test_rates_in_one_pass_are_those_one_by_one():
     x0 = torch.full((problem.dim,), 1.0, dtype=torch.float64)
     asked = Counting()
     asked.problem = problem
-    fused, single = LRAttention(x0, 1.0, lr=1e-2), LRAttention(x0, 1.0, lr=1e-2)
+    fused, single = LearningRateAttention(x0, 1.0, lr=1e-2), LearningRateAttention(x0, 1.0, lr=1e-2)
     for _ in range(10):
         assert fused.step(problem).rate == pytest.approx(single.step(asked).rate, rel=1e-6)
+
+
+def test_rates_are_so_many_or_those_given():
+    x0 = torch.ones(1, dtype=torch.float64)
+    slope = Counting()
+    slope.value_and_gradient = lambda x: (x.sum(), torch.ones_like(x))
+
+    for more, wanted in (
+        ({"lr": 0.5, "rates": 2}, [0.5 / 4096, 4.0]),
+        ({"lr": 0.5, "rates": (0.25, 0.5)}, [0.25, 0.5]),
+        ({"rates": (0.25, 0.5)}, [0.25, 0.5]),  # nothing is measured
+        ({"rates": 2}, [1 / 4096, 8.0]),
+    ):
+        asked = []
+        slope.problem = lambda points, asked=asked: asked.append(points) or points.sum(-1)
+        LearningRateAttention(x0, 1.0, **more).step(slope)
+        assert (x0 - asked[0]).flatten().tolist() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -149,9 +171,11 @@ def test_bad_arguments(cls, more, error, text):
         (ReactiveEscape, {"tol": -1.0}, "tol must be finite and at least 0"),
         (Alternating, {"attention_steps": 0}, "attention_steps must be at least 1"),
         (AttentionRestart, {"growth": 0.5}, "growth must be finite and at least 1"),
-        (LRAttention, {"factors": ()}, "factors is empty"),
-        (LRAttention, {"share": 0.0}, r"share must be in \(0, 1\]"),
-        (LRAttention, {"beta": -1.0}, "beta must be finite"),
+        (LearningRateAttention, {"rates": ()}, "rates is empty"),
+        (LearningRateAttention, {"rates": -1}, "rates must be at least 1, not -1"),
+        (LearningRateAttention, {"rates": [0.1], "lr": 0.0}, "multiples of lr, which is 0"),
+        (LearningRateAttention, {"share": 0.0}, r"share must be in \(0, 1\]"),
+        (LearningRateAttention, {"beta": -1.0}, "beta must be finite"),
     ],
 )
 def test_bad_settings(cls, more, text):
@@ -160,8 +184,8 @@ def test_bad_settings(cls, more, text):
 
 
 def test_a_state_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="state of 'Alternating', not of 'LRAttention'"):
-        LRAttention(start(), 1.0).load_state_dict(Alternating(start(), 1.0).state_dict())
+    with pytest.raises(ValueError, match="state of 'Alternating', not of 'LearningRateAttention'"):
+        LearningRateAttention(start(), 1.0).load_state_dict(Alternating(start(), 1.0).state_dict())
     with pytest.raises(ValueError, match="the state is of 4 coordinates, this search of 3"):
         Alternating(start(), 1.0).load_state_dict(Alternating(start(4), 1.0).state_dict())
 

@@ -11,7 +11,7 @@ from unstuck.search.hybrids import (
     Alternating,
     AttentionRestart,
     Descent,
-    LRAttention,
+    LearningRateAttention,
     ReactiveEscape,
 )
 
@@ -50,6 +50,7 @@ METHODS: dict[str, Method] = {
         AttentionRestart, "gradient steps to a minimum; attention search for the next start"
     ),
     "lr-attention": Method(
-        LRAttention, "gradient steps with the softmax-weighted mean of many learning rates"
+        LearningRateAttention,
+        "gradient steps with the softmax-weighted mean of many learning rates",
     ),
 }

@@ -5,7 +5,7 @@ from unstuck.optim.alternating import Alternating
 from unstuck.optim.attention_restart import AttentionRestart
 from unstuck.optim.blend import DynamicBlend
 from unstuck.optim.gate import Gate
-from unstuck.optim.lr_attention import LRAttention
+from unstuck.optim.learning_rate_attention import LearningRateAttention
 from unstuck.optim.reactive_escape import ReactiveEscape
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "AttentionRestart",
     "DynamicBlend",
     "Gate",
-    "LRAttention",
+    "LearningRateAttention",
     "ReactiveEscape",
 ]

@@ -106,7 +106,7 @@ class Hybrid(Optimizer):
             if (self._draws_noise or self.module is not None) and is_shard(p):
                 raise TypeError(
                     f"{name} moves whole parameters and cannot step shards (DTensor); replicate "
-                    "the model, or use LRAttention without module="
+                    "the model, or use LearningRateAttention without module="
                 )
         signs = {bool(g.get("maximize", False)) for g in self.param_groups}
         if len(signs) > 1:

@@ -19,18 +19,18 @@ from unstuck.search._base import Bounds
 from unstuck.search._descent import Base, Descent, Differentiable, Record, at_least, fused, whole
 from unstuck.search._escape import Escaping
 from unstuck.search._plateau import Plateau
-from unstuck.search._temperature import weigh
+from unstuck.search._rates import Rates
 
 __all__ = [
     "Alternating",
     "AttentionRestart",
     "Descent",
     "GradientDescent",
-    "LRAttention",
+    "LearningRateAttention",
     "ReactiveEscape",
 ]
 
-FACTORS = tuple(2.0**k for k in range(-12, 4))
+OCTAVES = (-12, 3)  # K rates go from lr / 4096 to 8 lr
 
 
 class GradientDescent(Descent):
@@ -274,7 +274,7 @@ class AttentionRestart(Escaping):
         return record
 
 
-class LRAttention(Descent):
+class LearningRateAttention(Descent):
     r"""Try K learning rates at every step, and take their softmax-weighted mean.
 
     With the step :math:`u` that `base` would make, :math:`L_k = L(w + f_k u)`,
@@ -286,12 +286,13 @@ class LRAttention(Descent):
     x0, bounds, seed, base
         As for :class:`ReactiveEscape`.
     sigma0 : float
-        Without `lr`, the largest rate moves the start by 8 times `sigma0` a coordinate (root mean
-        square): a step can reach as far as candidates of attention search do.
+        Of K rates without `lr`, the largest moves the start by 8 times `sigma0` a coordinate (root
+        mean square): a step can reach as far as candidates of attention search do.
+    rates : int or sequence of float
+        How many rates K, from `lr` / 4096 to 8 `lr` in equal ratios; or the rates themselves, at
+        least 0.
     lr : float, optional
         Learning rate of `base`.
-    factors : sequence of float
-        What it is multiplied by, at least 0.
     beta : float, optional
         Inverse temperature in 1 / loss; by default the one that makes `share` of the rates
         effective.
@@ -307,7 +308,7 @@ class LRAttention(Descent):
     --------
     >>> import torch
     >>> from unstuck import problems
-    >>> search = LRAttention(torch.full((2,), 3.0), 1.0)
+    >>> search = LearningRateAttention(torch.full((2,), 3.0), 1.0)
     >>> while search.nfev < 5000:
     ...     record = search.step(problems.get("sphere", dim=2))
     >>> search.best.f < 1e-6
@@ -322,21 +323,17 @@ class LRAttention(Descent):
         bounds: Bounds | None = None,
         seed: int = 0,
         base: Base = "gd",
+        rates: int | Sequence[float] = 16,
         lr: float | None = None,
-        factors: Sequence[float] = FACTORS,
         beta: float | None = None,
         share: float = 0.1,
     ) -> None:
-        self._factors = tuple(at_least("factor", factor, 0) for factor in factors)
-        if not self._factors:
-            raise ValueError("factors is empty: pass at least one, for example (0.5, 1.0, 2.0)")
-        if beta is not None:
-            at_least("beta", beta, 0)
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be in (0, 1], not {share}")
-        self._beta, self._share = beta, share
+        self._rates = Rates.read(rates, beta, share)
         super().__init__(x0, sigma0, bounds=bounds, seed=seed, base=base, lr=lr)
-        self._seen = {"measure": lr is None}
+        unit = float(self._base.param_groups[0]["lr"])
+        self._rates.check(unit)
+        self._factors = self._rates.factors(unit, *OCTAVES)
+        self._seen = {"measure": lr is None and not self._rates.given}
 
     @property
     def popsize(self) -> int:
@@ -351,20 +348,20 @@ class LRAttention(Descent):
             assert self._w.grad is not None
             length = float(self._w.grad.norm())
             if 0 < length < math.inf:
-                self._rate(self.sigma0 * math.sqrt(self.dim) / length)
+                self._set_rate(self.sigma0 * math.sqrt(self.dim) / length)
         loss = self._descend(problem)
         back = start - self.center  # [D], subtracted
         factors = torch.tensor(self._factors, dtype=start.dtype, device=start.device)
         told = self._losses(problem, start, back, factors)
         self._counts["nfev"] += len(factors)
-        weights = weigh(told.double(), self._beta, self._share)
+        weights = self._rates.weigh(told.double())
         factor = float(weights @ factors.double())
         good = bool(weights.any())
         self._move(start - factor * back if good else start)
         rate = factor * float(self._base.param_groups[0]["lr"])
         return Record("rates", loss, self.nfev, self.ngev, rate, good)
 
-    def _rate(self, lr: float) -> None:
+    def _set_rate(self, lr: float) -> None:
         for group in self._base.param_groups:
             group["lr"] = lr
 

@@ -23,7 +23,7 @@ from unstuck.optim import (
     AttentionRestart,
     DynamicBlend,
     Gate,
-    LRAttention,
+    LearningRateAttention,
     ReactiveEscape,
 )
 from unstuck.problems import lookup
@@ -96,7 +96,7 @@ OPTIMIZERS: dict[str, Entry] = {
         probes=ALPHA,
     ),
     "lr-attention": Entry(
-        functools.partial(LRAttention, base=MOMENTUM), {"lr": 3e-2}, closure=True
+        functools.partial(LearningRateAttention, base=MOMENTUM), {"lr": 3e-2}, closure=True
     ),
     "reactive-escape": Entry(
         functools.partial(ReactiveEscape, base=MOMENTUM), {"lr": 3e-2, "sigma": 0.01}, closure=True

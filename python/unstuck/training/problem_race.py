@@ -96,7 +96,7 @@ RACERS: dict[str, Racer] = {
         _descent(hybrids.AttentionRestart), "descent to a minimum, a new start by attention search"
     ),
     "lr-attention": Racer(
-        lambda x0, sigma0, lr, seed: hybrids.LRAttention(x0, sigma0, seed=seed),
+        lambda x0, sigma0, lr, seed: hybrids.LearningRateAttention(x0, sigma0, seed=seed),
         "gradient steps at a softmax-weighted mean of 16 rates",
     ),
 }

@@ -12,26 +12,26 @@ from torch.optim import SGD
 
 from unstuck.optim._hybrid import Base, Batch, Hybrid, Record
 from unstuck.optim._trials import copies
-from unstuck.optim._validate import non_negative
-from unstuck.search._temperature import weigh
+from unstuck.search._rates import Rates
 
-__all__ = ["LRAttention"]
+__all__ = ["LearningRateAttention"]
 
-FACTORS = tuple(2.0**k for k in range(-4, 5))
+OCTAVES = (-4, 4)  # K rates go from lr / 16 to 16 lr
 
 
-class LRAttention(Hybrid):
+class LearningRateAttention(Hybrid):
     r"""Learning-rate attention: at every step try K rates, and take their weighted mean.
 
     With the update :math:`u` that the gradient optimizer `base` would make at its learning rate
-    lr (for gradient descent :math:`u = -\mathrm{lr}\,g`) and the factors :math:`f_k`,
+    lr (for gradient descent :math:`u = -\mathrm{lr}\,g`) and the rates
+    :math:`\mathrm{lr}_k = f_k\,\mathrm{lr}`,
 
     .. math::
         L_k = L(w + f_k u), \qquad p = \mathrm{softmax}(-\beta L), \qquad
-        w \leftarrow w + \Big(\sum_k p_k f_k\Big) u ,
+        w \leftarrow w + \Big(\sum_k p_k f_k\Big) u .
 
-    so that the rates tried are :math:`\mathrm{lr}_k = f_k\,\mathrm{lr}` and a scheduler of lr moves
-    them all. A step costs K losses more than one of `base`.
+    The factors :math:`f_k` stay, so that a scheduler of lr moves all rates. A step costs K losses
+    more than one of `base`.
 
     Parameters
     ----------
@@ -42,8 +42,10 @@ class LRAttention(Hybrid):
         function of the parameters, or an optimizer of the same parameters.
     lr : float or Tensor, optional
         Learning rate given to `base`; None leaves it to the default of `base`.
-    factors : sequence of float
-        What lr is multiplied by, at least 0; a factor of 0 lets a step stand still.
+    rates : int or sequence of float
+        How many rates K, from lr / 16 to 16 lr in equal ratios; or the rates themselves, at least
+        0, kept as multiples of the lr of the first parameter group. A rate of 0 lets a step stand
+        still.
     beta : float, optional
         Inverse temperature in 1 / loss. By default it is set at every step so that the
         effective number of rates is `share` of those with a finite loss.
@@ -61,10 +63,12 @@ class LRAttention(Hybrid):
     Examples
     --------
     >>> import torch
-    >>> from unstuck.optim import LRAttention
+    >>> from unstuck.optim import LearningRateAttention
     >>> model = torch.nn.Linear(8, 1)
     >>> x, y = torch.randn(64, 8), torch.randn(64, 1)
-    >>> optimizer = LRAttention(model.parameters(), torch.optim.Adam, lr=1e-3)
+    >>> optimizer = LearningRateAttention(
+    ...     model.parameters(), base=torch.optim.Adam, rates=16, lr=1e-3, module=model
+    ... )
     >>> for _ in range(3):
     ...     loss = optimizer.step(lambda: torch.nn.functional.mse_loss(model(x), y))
     >>> 1e-3 / 16 <= optimizer.history[-1].rate <= 16e-3
@@ -82,30 +86,27 @@ class LRAttention(Hybrid):
     """
 
     _draws_noise = False
-    _settings = ("factors", "beta", "share")
+    _settings = ("_rates", "_factors")
 
     def __init__(
         self,
         params: Iterable[Any],
         base: Base = SGD,
         *,
+        rates: int | Sequence[float] = 9,
         lr: float | Tensor | None = None,
-        factors: Sequence[float] = FACTORS,
         beta: float | None = None,
         share: float = 0.25,
         module: nn.Module | None = None,
     ) -> None:
-        self.factors = tuple(factors)
-        for factor in self.factors:
-            non_negative("factor", factor)
-        if not self.factors:
-            raise ValueError("factors is empty: pass at least one, for example (0.5, 1.0, 2.0)")
-        if beta is not None:
-            non_negative("beta", beta)
-        if not 0 < share <= 1:
-            raise ValueError(f"Invalid share: {share}; it must be in (0, 1]")
-        self.beta, self.share = beta, share
+        self._rates = Rates.read(rates, beta, share)
         super().__init__(params, base, lr, {"kind": "rates"}, module)
+        self._factors = self._rates.factors(self._rate, *OCTAVES)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if group is self.param_groups[0]:
+            self._rates.check(self._rate)
 
     def _advance(self, batch: Batch) -> None:
         before = batch.start()
@@ -127,18 +128,18 @@ class LRAttention(Hybrid):
         with trials:
             if (population := self._population_of(batch)) is None:
                 losses = []
-                for factor in self.factors:
+                for factor in self._factors:
                     go(factor)
                     losses.append(trials.loss())
                 told = torch.stack(losses)
             else:
                 trials.write(trials.start)
                 back = [start - end for start, end in zip(trials.start, ends, strict=True)]
-                told = population.line(back, population.point().new_tensor(self.factors)).double()
-                trials.count += len(self.factors)
-            weights = weigh(told * self._sign, self.beta, self.share)
+                told = population.line(back, population.point().new_tensor(self._factors)).double()
+                trials.count += len(self._factors)
+            weights = self._rates.weigh(told * self._sign)
         self._search["nfev"] += trials.count
-        factor = math.fsum(p * f for p, f in zip(weights.tolist(), self.factors, strict=True))
+        factor = math.fsum(p * f for p, f in zip(weights.tolist(), self._factors, strict=True))
         good = bool(weights.any())
         if good:
             go(factor)

@@ -17,6 +17,7 @@
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
 #include "cpu/linear_candidates.hpp"
+#include "cpu/mlp.hpp"
 #include "cpu/net_candidates.hpp"
 #include "cpu/objectives.hpp"
 #include "cpu/trials.hpp"
@@ -85,6 +86,21 @@ struct CpuBackend {
   static void net_candidates(const NetData& net, const RegionView<R>& region, const DrawView& draw,
                              int64_t count, R* losses, const Lent&, uintptr_t threads) {
     cpu::net_candidates(net, region, draw, count, losses, sane(threads));
+  }
+  template <class R>
+  static void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses,
+                         R* gradients, const Lent&, uintptr_t threads) {
+    cpu::mlp_points(net, points, count, losses, gradients, sane(threads));
+  }
+  template <class R>
+  static void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawView& draw,
+                             int64_t count, R* losses, const Lent&, uintptr_t threads) {
+    cpu::mlp_candidates(net, region, draw, count, losses, sane(threads));
+  }
+  template <class R>
+  static void mlp_line(const MlpData& net, const R* w, const R* d, const R* rates, int64_t count,
+                       R* losses, const Lent&, uintptr_t threads) {
+    cpu::mlp_line(net, w, d, rates, count, losses, sane(threads));
   }
   // Four threads a core are more than enough; OpenMP ends the process when it cannot start one.
   static int sane(uintptr_t threads) {

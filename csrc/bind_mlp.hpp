@@ -8,29 +8,29 @@
 #include <string>
 
 #include "bind_data.hpp"
-#include "cpu/mlp.hpp"
+#include "mlp_terms.hpp"
 
 namespace unstuck {
 
-inline cpu::MlpLayer read_layer(const py::object& o, size_t index, int64_t dim) {
+inline MlpLayer read_layer(const py::object& o, size_t index, int64_t dim) {
   const py::tuple parts = fields(o, "a layer", 5);
   const auto item = [&](size_t i, int64_t low, int64_t high) {
     return integer(py::object(parts[i]), {"layers", index}, low, high);
   };
-  cpu::MlpLayer l{item(0, 1, INT32_MAX), item(1, 1, INT32_MAX), item(2, 0, dim), item(3, -1, dim),
-                  Activation(item(4, 0, kActivations - 1))};
+  MlpLayer l{item(0, 1, INT32_MAX), item(1, 1, INT32_MAX), item(2, 0, dim), item(3, -1, dim),
+             Activation(item(4, 0, kActivations - 1))};
   if (l.in * l.out > dim - l.weight || (l.bias >= 0 && l.out > dim - l.bias))
     throw py::value_error("layers[" + std::to_string(index) + "] goes beyond the vector of " +
                           std::to_string(dim) + " parameters");
   return l;
 }
 
-inline cpu::MlpData read_mlp(Arrays& arrays, const py::object& net) {
+inline MlpData read_mlp(Arrays& arrays, const py::object& net) {
   const py::tuple parts = fields(net, "net", 6);
   const auto item = [&](size_t i) { return py::object(parts[i]); };
-  cpu::MlpData data{};
+  MlpData data{};
   data.dim = integer(item(5), {"dim"}, 1, INT64_MAX / 16);
-  data.loss = cpu::MlpLoss(integer(item(3), {"loss"}, 0, cpu::kMlpLosses - 1));
+  data.loss = MlpLoss(integer(item(3), {"loss"}, 0, kMlpLosses - 1));
   data.factor = number(item(4), {"factor"});
   const py::sequence layers = sequence(item(2), "layers");
   if (layers.size() < 1) throw py::value_error("layers must have at least one layer");
@@ -44,30 +44,34 @@ inline cpu::MlpData read_mlp(Arrays& arrays, const py::object& net) {
                             std::to_string(data.layers[i].in) + " numbers, but gets " +
                             std::to_string(width));
   }
-  data.y = data.loss == cpu::MlpLoss::cross_entropy
+  data.y = data.loss == MlpLoss::cross_entropy
                ? arrays.read_int64(item(1), {"y"}, data.n)
                : arrays.read_numbers(item(1), {"y"}, data.n * data.outputs());
   return data;
 }
 
+// A Backend has kDeviceType, mlp_points, mlp_candidates and mlp_line; `where` is the number of
+// threads on the CPU, the stream on CUDA. A workspace is None on the CPU, and float64 memory of the
+// device on CUDA.
 template <class Backend>
 struct MlpCalls {
   static int64_t length(const py::object& o, const char* name) {
     return reader().read(o.ptr(), {name}).numel;
   }
   template <class Body>
-  static void with_net(const py::object& net, const Body& body) {
+  static void with_net(const py::object& net, const py::object& workspace, const Body& body) {
     Arrays arrays(Backend::kDeviceType);
-    const cpu::MlpData data = read_mlp(arrays, net);
+    const MlpData data = read_mlp(arrays, net);
+    const Lent lent = arrays.workspace(workspace);
     if (arrays.dtype() == DType::f32)
-      body(data, arrays, float());
+      body(data, arrays, lent, float());
     else
-      body(data, arrays, double());
+      body(data, arrays, lent, double());
   }
 
   static void points(const py::object& net, const py::object& points, const py::object& losses,
-                     const py::object& gradients, uintptr_t where) {
-    with_net(net, [&](const cpu::MlpData& data, Arrays& arrays, auto zero) {
+                     const py::object& gradients, uintptr_t where, const py::object& workspace) {
+    with_net(net, workspace, [&](const MlpData& data, Arrays& arrays, const Lent& lent, auto zero) {
       using R = decltype(zero);
       const int64_t count = length(losses, "losses");
       const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, data.dim}));
@@ -77,13 +81,13 @@ struct MlpCalls {
                       : static_cast<R*>(arrays.write(gradients, {"gradients"}, {count, data.dim}));
       arrays.check_memory();
       py::gil_scoped_release release;
-      cpu::mlp_points(data, x, count, out, slopes, Backend::sane(where));
+      Backend::mlp_points(data, x, count, out, slopes, lent, where);
     });
   }
 
   static void candidates(const py::object& net, const py::object& region, const py::object& draw,
-                         const py::object& losses, uintptr_t where) {
-    with_net(net, [&](const cpu::MlpData& data, Arrays& arrays, auto zero) {
+                         const py::object& losses, uintptr_t where, const py::object& workspace) {
+    with_net(net, workspace, [&](const MlpData& data, Arrays& arrays, const Lent& lent, auto zero) {
       using R = decltype(zero);
       const int64_t count = length(losses, "losses");
       if (count > int64_t(UINT32_MAX))
@@ -93,13 +97,14 @@ struct MlpCalls {
       const DrawView drawn = read_draw(draw);
       arrays.check_memory();
       py::gil_scoped_release release;
-      cpu::mlp_candidates(data, view, drawn, count, out, Backend::sane(where));
+      Backend::mlp_candidates(data, view, drawn, count, out, lent, where);
     });
   }
 
   static void line(const py::object& net, const py::object& w, const py::object& d,
-                   const py::object& rates, const py::object& losses, uintptr_t where) {
-    with_net(net, [&](const cpu::MlpData& data, Arrays& arrays, auto zero) {
+                   const py::object& rates, const py::object& losses, uintptr_t where,
+                   const py::object& workspace) {
+    with_net(net, workspace, [&](const MlpData& data, Arrays& arrays, const Lent& lent, auto zero) {
       using R = decltype(zero);
       const int64_t count = length(losses, "losses");
       const auto read = [&](const py::object& o, const char* name, int64_t size) {
@@ -110,7 +115,7 @@ struct MlpCalls {
       R* out = static_cast<R*>(arrays.write(losses, {"losses"}, {count}));
       arrays.check_memory();
       py::gil_scoped_release release;
-      cpu::mlp_line(data, from, along, steps, count, out, Backend::sane(where));
+      Backend::mlp_line(data, from, along, steps, count, out, lent, where);
     });
   }
 };
@@ -119,12 +124,14 @@ template <class Backend>
 void bind_mlp(py::module_& m) {
   using Calls = MlpCalls<Backend>;
   m.def("mlp_points", &Calls::points, py::arg("net"), py::arg("points"), py::arg("losses"),
-        py::arg("gradients"), py::arg("where"),
+        py::arg("gradients"), py::arg("where"), py::arg("workspace") = py::none(),
         "Losses of a multi-layer perceptron at points and, unless None, their gradients.");
   m.def("mlp_candidates", &Calls::candidates, py::arg("net"), py::arg("region"), py::arg("draw"),
-        py::arg("losses"), py::arg("where"), "The same of candidates around a point.");
+        py::arg("losses"), py::arg("where"), py::arg("workspace") = py::none(),
+        "The same of candidates around a point.");
   m.def("mlp_line", &Calls::line, py::arg("net"), py::arg("w"), py::arg("d"), py::arg("rates"),
-        py::arg("losses"), py::arg("where"), "The same at w - rates d.");
+        py::arg("losses"), py::arg("where"), py::arg("workspace") = py::none(),
+        "The same at w - rates d.");
 }
 
 }  // namespace unstuck

@@ -233,17 +233,33 @@ def linear_candidates(
     """Losses of candidates of a regression, in a region without bounds."""
 
 def mlp_candidates(
-    net: tuple[Any, ...], region: tuple[Any, ...], draw: tuple[Any, ...], losses: Tensor, where: int
+    net: tuple[Any, ...],
+    region: tuple[Any, ...],
+    draw: tuple[Any, ...],
+    losses: Tensor,
+    where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """Losses of a multi-layer perceptron at candidates around a point."""
 
 def mlp_line(
-    net: tuple[Any, ...], w: Tensor, d: Tensor, rates: Tensor, losses: Tensor, where: int
+    net: tuple[Any, ...],
+    w: Tensor,
+    d: Tensor,
+    rates: Tensor,
+    losses: Tensor,
+    where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """Losses of a multi-layer perceptron at w - rates d."""
 
 def mlp_points(
-    net: tuple[Any, ...], points: Tensor, losses: Tensor, gradients: Tensor | None, where: int
+    net: tuple[Any, ...],
+    points: Tensor,
+    losses: Tensor,
+    gradients: Tensor | None,
+    where: int,
+    workspace: Tensor | None = None,
 ) -> None:
     """Losses of a multi-layer perceptron at points and, unless None, their gradients."""
 

@@ -1,0 +1,279 @@
+"""The per-parameter MLP rule: Adam's step, plus a mixture of directions that a network chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from unstuck.learned import _check
+from unstuck.learned.rule import State, UpdateRule
+
+__all__ = ["MLP"]
+
+BETAS = (0.9, 0.99)  # of exp_avg and exp_avg_slow
+SQ_BETAS = (0.999, 0.95)  # of exp_avg_sq and exp_avg_sq_fast
+EPS = 1e-8
+CLIP = 4.0
+TIMES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+TRENDS = (0.9, 0.98)  # decays of the running averages of what a step has seen
+LEAST_RMS = 1e-8
+LOGIT = 5.0  # bound of the log-scale of a tensor
+
+DIRECTIONS = 5  # exp_avg, gradient, exp_avg_slow, exp_avg over the fast moment, parameter
+EVEN = 8  # inputs of the coordinate network
+INPUTS = 21  # of the tensor network
+STATS = 6  # rms of w; running averages: fast and slow cosine, mean squares of a, x and u
+
+
+class MLP(UpdateRule):
+    r"""Adam's direction plus a mixture of directions, chosen for every coordinate by an MLP.
+
+    With Adam's moments :math:`m, v` (0.9, 0.999), a slow momentum :math:`m_s` (0.99), a fast second
+    moment :math:`v_f` (0.95), all free of bias, :math:`D = \sqrt{v} + 10^{-8}` and
+    :math:`D_f = \sqrt{v_f} + 10^{-8}`, every coordinate has five odd directions
+
+    .. math::
+        o = \big(a = m / D,\;\; x = g / D,\;\; b = m_s / D,\;\; m / D_f,\;\;
+                 q = w / \mathrm{rms}(w)\big)
+
+    and eight inputs that do not change where signs do,
+
+    .. math::
+        e = \big(|a|, |x|, |b|, a x, a b, (D_f - D) / (D_f + D), |q|, x q\big)
+
+    (:math:`x`, :math:`q` and all inputs are cut at 4). One hidden layer makes coefficients of them,
+    and a second network, asked once a tensor and step, adds to its biases and sets its scale:
+
+    .. math::
+        c &= W_2\,\mathrm{relu}(W_1 e + \beta) + \gamma, \qquad
+        u = e^{\sigma}\,\big(a + \textstyle\sum_k c_k o_k\big) \\
+        (\beta, \gamma, \sigma) &= A_2 \tanh(A_1 z + \alpha_1) + \alpha_2, \qquad
+        w \leftarrow w - 10^{-3}\, \mathrm{lr}\, u .
+
+    :math:`z` holds the step count at seven scales, the progress where `num_steps` is known, size
+    and shape of the tensor, its root mean square, and running averages of what earlier steps have
+    seen: the cosine of gradient and momentum (is the step too long?), and the mean squares of
+    :math:`a`, :math:`x` and :math:`u`. So a step reads every array once.
+
+    The last layers start at zero: an untrained rule is ``torch.optim.Adam(lr=1e-3 * lr)``. The rule
+    is odd: with gradients and parameters of the other sign, the steps have the other sign.
+
+    Parameters
+    ----------
+    hidden : int
+        Units of the coordinate network, 1 to 64.
+    control : int
+        Units of the tensor network, 1 to 256.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When one is no whole number in its range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from unstuck.learned import MLP
+    >>> rule, w = MLP(), [torch.ones(2, 2)]
+    >>> state = rule.init_state(w)
+    >>> w, state = rule(w, [torch.full((2, 2), 0.3)], state)  # untrained: a step of Adam
+    >>> w[0][0, 0].item()
+    0.9990000128746033
+
+    Notes
+    -----
+    The form (nominal step plus learned direction, features of several time scales, a network a
+    tensor above one a coordinate) is that of Metz et al., "Practical tradeoffs between memory,
+    compute, and performance in learned optimizers" (2022) and VeLO (2022); directions that a
+    network weighs instead of makes keep it odd, free of scales and small.
+    """
+
+    name = "mlp"
+
+    def __init__(self, hidden: int = 8, control: int = 16) -> None:
+        super().__init__(hidden=hidden, control=control)
+        _check.whole("hidden", hidden, 1, 64)
+        _check.whole("control", control, 1, 256)
+        self.hidden = hidden
+        self.control_in = nn.Linear(INPUTS, control)
+        self.control_out = nn.Linear(control, hidden + DIRECTIONS + 1)
+        self.hidden_in = nn.Linear(EVEN, hidden, bias=False)
+        self.hidden_out = nn.Linear(hidden, DIRECTIONS, bias=False)
+        for zero in (self.control_out.weight, self.control_out.bias, self.hidden_out.weight):
+            nn.init.zeros_(zero)
+
+    def init_state(self, params: Sequence[Tensor]) -> State:
+        """See :meth:`UpdateRule.init_state`; ``stats`` holds six numbers a tensor."""
+        moments = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
+        state: State = {key: [torch.zeros_like(p) for p in params] for key in moments}
+        state["stats"] = [initial_stats(p) for p in params]
+        state["step"] = [torch.zeros((), device=p.device) for p in params]
+        return state
+
+    def forward(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: State,
+        *,
+        lr: float | Tensor = 1.0,
+        num_steps: float | Tensor | None = None,
+    ) -> tuple[list[Tensor], State]:
+        """See :meth:`UpdateRule.forward`."""
+        new: State = {key: [] for key in state}
+        new["step"] = [step + 1 for step in state["step"]]
+        moved = []
+        control = self._control(params, new["step"], state["stats"], num_steps) if params else []
+        for i, (w, g) in enumerate(zip(params, grads, strict=True)):
+            out = self._tensor(
+                w, g, {k: v[i] for k, v in state.items()}, new["step"][i], control[i]
+            )
+            moved.append((w - self.rate * lr * out.pop("u")).to(w.dtype))
+            pp = out.pop("sums")
+            new["stats"].append(_stats(state["stats"][i], pp, moved[-1]))
+            for key, value in out.items():
+                new[key].append(value)
+        return moved, new
+
+    def _control(
+        self,
+        params: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        stats: Sequence[Tensor],
+        num_steps: float | Tensor | None,
+    ) -> list[Tensor]:
+        """Return the biases of hidden units, of coefficients, and the log-scale, one row a tensor."""
+        device = params[0].device
+        t = torch.stack([step.to(device) for step in steps])  # [T]
+        s = torch.stack([x.to(device) for x in stats])  # [T, STATS]
+        z = [_bend(t / time) for time in TIMES]
+        if num_steps is None:
+            z += [torch.zeros_like(t)] * 3
+        else:
+            progress = (t / num_steps).clamp(max=1)
+            z += [torch.ones_like(t), progress, _bend((1 - progress) * 10)]
+        shapes = torch.tensor([shape_inputs(p.shape) for p in params], device=device)
+        z += list(shapes.unbind(1))
+        rms, cos_fast, cos_slow, aa, xx, uu = s.unbind(1)
+        z += [
+            (torch.log(rms + LEAST_RMS) / 4).clamp(min=-2.5, max=2.5),
+            cos_fast,
+            cos_slow,
+            _root(aa),
+            xx / (1 + xx),
+            torch.log(uu + 1e-6) / 8,
+        ]
+        out = self.control_out(torch.tanh(self.control_in(torch.stack(z, 1))))
+        return list(out.unbind(0))
+
+    def _tensor(
+        self, w: Tensor, g: Tensor, state: dict[str, Tensor], t: Tensor, control: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what one tensor's step makes: new moments, the direction ``u``, its sums."""
+        kept = w.dtype
+        dtype = torch.float32 if kept in (torch.float16, torch.bfloat16) else kept
+        w, g = w.to(dtype), g.to(dtype)
+        m, slow, v, fast = (
+            state[key].to(dtype)
+            for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
+        )
+        before = m
+        m = m + (1 - BETAS[0]) * (g - m)
+        slow = slow + (1 - BETAS[1]) * (g - slow)
+        v = SQ_BETAS[0] * v + (1 - SQ_BETAS[0]) * g * g
+        fast = SQ_BETAS[1] * fast + (1 - SQ_BETAS[1]) * g * g
+        t = t.double()
+        free = [(1 - beta**t).to(dtype) for beta in (*BETAS, *SQ_BETAS)]
+        d = _root(v / free[2]) + EPS
+        d_fast = _root(fast / free[3]) + EPS
+        rms = state["stats"][0].to(dtype)
+        a = m / free[0] / d
+        x = _cut(g / d)
+        b = slow / free[1] / d
+        q = _cut(w / rms.clamp(min=LEAST_RMS))
+        even = [
+            _cut(a.abs()),
+            x.abs(),
+            _cut(b.abs()),
+            _cut(a * x),
+            _cut(a * b),
+            (d_fast - d) / (d_fast + d),
+            q.abs(),
+            _cut(x * q),
+        ]
+        odd = torch.stack([a, x, b, m / free[0] / d_fast, q], -1)
+        control = control.to(dtype)
+        hidden = torch.relu(
+            torch.stack(even, -1) @ self.hidden_in.weight.to(dtype).T + control[: self.hidden]
+        )
+        c = hidden @ self.hidden_out.weight.to(dtype).T + control[self.hidden : -1]
+        u = torch.exp(control[-1].clamp(-LOGIT, LOGIT)) * (a + (c * odd).sum(-1))
+        y = before / d
+        sums = torch.stack([f.float().sum() for f in (x * y, x * x, y * y, a * a, u * u)])
+        return {
+            "exp_avg": m.to(kept),
+            "exp_avg_slow": slow.to(kept),
+            "exp_avg_sq": v.to(kept),
+            "exp_avg_sq_fast": fast.to(kept),
+            "u": u,
+            "sums": sums,
+        }
+
+
+def initial_stats(p: Tensor) -> Tensor:
+    """Return what a tensor's statistics are before the first step, float32 ``[STATS]``."""
+    squares = p.float().square().sum() / max(p.numel(), 1)
+    return torch.cat([_root(squares).reshape(1), squares.new_zeros(STATS - 1)])
+
+
+def shape_inputs(shape: Sequence[int]) -> list[float]:
+    """Return what the tensor network sees of a shape: is it a vector, has it more than two axes;
+    logarithms of its size, its first axis and the product of the others.
+    """
+    numel = math.prod(shape)
+    first = shape[0] if len(shape) > 1 else numel
+    return [
+        float(len(shape) < 2),
+        float(len(shape) > 2),
+        math.log10(max(numel, 1)) / 4,
+        math.log10(max(first, 1)) / 2,
+        math.log10(max(numel // max(first, 1), 1)) / 2,
+    ]
+
+
+def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
+    """Return the statistics after a step that has summed x y, x x, y y, a a, u u up."""
+    n = max(w.numel(), 1)
+    xy, xx, yy, aa, uu = sums.unbind(0)
+    both = _root(xx) * _root(yy)
+    cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
+    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = stats.unbind(0)
+    quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
+    return torch.stack(
+        [
+            _root(w.float().square().sum() / n),
+            cos_fast + quick * (cosine - cos_fast),
+            cos_slow + slow * (cosine - cos_slow),
+            was_aa + quick * (aa / n - was_aa),
+            was_xx + quick * (xx / n - was_xx),
+            was_uu + quick * (uu / n - was_uu),
+        ]
+    )
+
+
+def _bend(x: Tensor) -> Tensor:
+    """Return tanh(log x), from -1 at 0 to 1."""
+    return 1 - 2 / (1 + x * x)
+
+
+def _cut(x: Tensor) -> Tensor:
+    return x.clamp(-CLIP, CLIP)
+
+
+def _root(x: Tensor) -> Tensor:
+    """Return the square root, with slope 0 at 0."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1)), 0)

@@ -1,0 +1,102 @@
+"""What a learned update rule is: a module whose meta-parameters turn gradients into steps."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from unstuck.learned import _file
+
+__all__ = ["State", "UpdateRule"]
+
+State = dict[str, list[Tensor]]
+
+
+class UpdateRule(nn.Module, ABC):
+    r"""A function of gradients and memory that returns new parameters.
+
+    With meta-parameters :math:`\theta` (the module's parameters), gradient :math:`g_t` and state
+    :math:`s_t`,
+
+    .. math::
+        (u_t, s_{t+1}) = \mathrm{rule}_\theta(g_t, w_t, s_t), \qquad
+        w_{t+1} = w_t - \mathrm{lr}\cdot\mathrm{rate}\cdot u_t .
+
+    A rule is functional: it writes nothing, autograd runs through it, and ``torch.func.vmap`` maps
+    it over students and, with ``torch.func.functional_call``, over meta-parameters.
+
+    A class has a `name` and keyword arguments of plain numbers, texts and lists, which it hands to
+    this class's constructor; these are what :meth:`save` writes beside the weights.
+    """
+
+    name: ClassVar[str]
+    """How files name the class."""
+    rate: ClassVar[float] = 1e-3
+    """The step of a direction of 1 at ``lr=1``."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self._config = config
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, fit for JSON."""
+        return dict(self._config)
+
+    @abstractmethod
+    def init_state(self, params: Sequence[Tensor]) -> State:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        params : sequence of Tensor
+            The parameters, of any shapes.
+
+        Returns
+        -------
+        dict of str to list of Tensor
+            One tensor a parameter under each name. ``"step"`` counts steps, float32 without
+            dimensions; a tensor of the parameter's shape has its dtype; others are float32.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: State,
+        *,
+        lr: float | Tensor = 1.0,
+        num_steps: float | Tensor | None = None,
+    ) -> tuple[list[Tensor], State]:
+        """Return parameters and state after one step.
+
+        Parameters
+        ----------
+        params, grads : sequence of Tensor
+            Alike in shape and dtype.
+        state : dict of str to list of Tensor
+            As from :meth:`init_state` or from the last step.
+        lr : float or Tensor
+            Multiplies the step.
+        num_steps : float or Tensor, optional
+            Steps of the whole run, for rules that look at the progress; None where unknown.
+        """
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write class, configuration and meta-parameters as one safetensors file.
+
+        Raises
+        ------
+        ValueError
+            When the meta-parameters are not all finite.
+        """
+        tensors = {k: v.detach().cpu() for k, v in self.state_dict().items()}
+        for key, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{key} has values that are not finite; such a rule is of no use")
+        _file.write(path, tensors, {"rule": self.name, "config": self.config()})

@@ -1,7 +1,42 @@
 """Learned update rules, and their meta-training."""
 
+from unstuck.learned.estimators import ESTIMATORS, Backprop, Estimate, Estimator, Evolution
+from unstuck.learned.families import FAMILIES
+from unstuck.learned.functions import Functions, Landscape, Quadratic, Quadratics
 from unstuck.learned.mlp import MLP
+from unstuck.learned.networks import Network, Networks
+from unstuck.learned.objective import Objective
 from unstuck.learned.registry import RULES, load, pretrained
 from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned.task import Family, Mixture, Scaled, Task
+from unstuck.learned.training import MetaTraining, Row
+from unstuck.learned.unroll import Plan
 
-__all__ = ["MLP", "RULES", "State", "UpdateRule", "load", "pretrained"]
+__all__ = [
+    "ESTIMATORS",
+    "FAMILIES",
+    "MLP",
+    "RULES",
+    "Backprop",
+    "Estimate",
+    "Estimator",
+    "Evolution",
+    "Family",
+    "Functions",
+    "Landscape",
+    "MetaTraining",
+    "Mixture",
+    "Network",
+    "Networks",
+    "Objective",
+    "Plan",
+    "Quadratic",
+    "Quadratics",
+    "Row",
+    "Scaled",
+    "State",
+    "Task",
+    "UpdateRule",
+    "load",
+    "pretrained",
+]

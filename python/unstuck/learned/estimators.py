@@ -1,0 +1,347 @@
+"""Estimators of meta-gradients: how a rule's parameters change what its students lose.
+
+Both keep unrolls that are in progress, so that a meta-gradient costs a stretch of each and not
+their whole horizon, and both go on from a checkpoint bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned.students import MetaParameters
+from unstuck.learned.task import Family, seed_of
+from unstuck.learned.unroll import Plan, Unroll
+from unstuck.ops import noise
+
+__all__ = ["ESTIMATORS", "Backprop", "Estimate", "Estimator", "Evolution"]
+
+
+class Estimate(NamedTuple):
+    """A meta-gradient.
+
+    Attributes
+    ----------
+    gradient : Tensor
+        [M].
+    score : float
+        Mean of the objective over all students.
+    student_steps : int
+        Steps that students have made for it.
+    """
+
+    gradient: Tensor
+    score: float
+    student_steps: int
+
+
+class Estimator(ABC):
+    """Unrolls in progress, and what they say of a rule's parameters.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+        The rule whose class is trained; its parameters are not read.
+    family : Family
+        Where tasks come from.
+    plan : Plan
+        What is unrolled.
+    seed : int
+        Of everything that is drawn.
+    """
+
+    name: ClassVar[str]
+    pairs: ClassVar[bool]
+    """Whether students come in pairs that begin alike."""
+
+    def __init__(self, rule: UpdateRule, family: Family, plan: Plan, seed: int = 0) -> None:
+        self.rule, self.family, self.plan, self.seed = rule, family, plan, seed
+        self.layout = MetaParameters(rule)
+        self.iteration = 0
+        self._numbers = [0] * plan.unrolls  # how many unrolls were begun before, in each place
+        self._unrolls = [self._begin(place) for place in range(plan.unrolls)]
+
+    def _begin(self, place: int) -> Unroll:
+        key = seed_of(self.seed, "unroll", place, self._numbers[place])
+        return Unroll(self.rule, self.family, self.plan, key, pairs=self.pairs)
+
+    def estimate(self, theta: Tensor) -> Estimate:
+        """Continue every unroll by a truncation, and return the meta-gradient at `theta` [M].
+
+        An unroll whose students have reached their horizon makes room for one with another task.
+        """
+        gradient, score, steps = torch.zeros_like(theta), 0.0, 0
+        for place, unroll in enumerate(self._unrolls):
+            before = unroll.step
+            scores, part = self._continue(place, unroll, theta)
+            gradient += part / self.plan.unrolls
+            score += float(scores.mean()) / self.plan.unrolls
+            steps += (unroll.step - before) * len(scores)
+            if unroll.done:
+                self._numbers[place] += 1
+                self._unrolls[place] = self._begin(place)
+        self.iteration += 1
+        return Estimate(gradient, score, steps)
+
+    @abstractmethod
+    def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Continue one unroll; return its scores [K] and its meta-gradient [M]."""
+
+    def options(self) -> dict[str, Any]:
+        """Return all that decides what is estimated, by name."""
+        return {
+            "estimator": self.name,
+            "rule": self.rule.name,
+            "config": self.rule.config(),
+            "family": repr(self.family),
+            "seed": self.seed,
+            **dataclasses.asdict(self.plan),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint."""
+        return {
+            f"unroll.{place}.{name}": x
+            for place, unroll in enumerate(self._unrolls)
+            for name, x in unroll.tensors().items()
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the whole numbers of a checkpoint, fit for JSON."""
+        steps = [unroll.step for unroll in self._unrolls]
+        return {"iteration": self.iteration, "numbers": list(self._numbers), "steps": steps}
+
+    def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`numbers` and :meth:`tensors` have returned.
+
+        Raises
+        ------
+        ValueError
+            When they are of an estimator with other options.
+        """
+        if len(numbers["numbers"]) != self.plan.unrolls:
+            raise ValueError(
+                f"the checkpoint has {len(numbers['numbers'])} unrolls, not {self.plan.unrolls}: "
+                "go on with the options it was made with"
+            )
+        self.iteration, self._numbers = numbers["iteration"], list(numbers["numbers"])
+        for place, step in enumerate(numbers["steps"]):
+            prefix = f"unroll.{place}."
+            own = {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+            self._unrolls[place] = self._begin(place)
+            self._unrolls[place].restore(step, own)
+
+
+class Evolution(Estimator):
+    r"""Persistent evolution strategies, with antithetic pairs.
+
+    Every pair of students follows :math:`\theta \pm \epsilon` with a new
+    :math:`\epsilon \sim N(0, \sigma^2)` after each truncation, and remembers the sum
+    :math:`\xi` of all it has had since its first step. With the objectives :math:`J^\pm` of the
+    truncation,
+
+    .. math:: \hat g = \frac{1}{n \sigma^2} \sum_{i=1}^{n} \xi_i \frac{J_i^+ - J_i^-}{2}
+
+    is, over a whole unroll, an unbiased gradient of the smoothed objective, though no truncation
+    sees it all. Only forward passes of the rule are needed, and chaos in an unroll is smoothed.
+
+    Parameters
+    ----------
+    rule, family, plan, seed
+        As for :class:`Estimator`.
+    sigma : float
+        Size of the perturbations.
+
+    Raises
+    ------
+    ValueError
+        When `sigma` is not a positive number, or the number of students is odd.
+
+    Examples
+    --------
+    >>> from unstuck.learned import FAMILIES, MLP, Evolution, Plan
+    >>> plan = Plan(unrolls=2, students=4, truncation=5, horizon=(10, 10))
+    >>> es = Evolution(rule := MLP(), FAMILIES["quadratics"], plan)
+    >>> es.estimate(es.layout.read()).student_steps
+    40
+
+    Notes
+    -----
+    Vicol, Metz and Sohl-Dickstein, *Unbiased gradient estimation in unrolled computation graphs
+    with persistent evolution strategies* (2021).
+    """
+
+    name = "evolution"
+    pairs = True
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        family: Family,
+        plan: Plan,
+        seed: int = 0,
+        *,
+        sigma: float = 0.01,
+    ) -> None:
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be a positive number, not {sigma}")
+        if plan.students % 2:
+            raise ValueError(
+                f"students={plan.students} must be even: evolution strategies compare pairs"
+            )
+        super().__init__(rule, family, plan, seed)
+        self.sigma = sigma
+        self._sums = torch.zeros(plan.unrolls, plan.students // 2, self.layout.dim)
+
+    def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = self.plan.students // 2
+        key = seed_of(self.seed, "perturbations")
+        eps = self.sigma * noise.normals(key, self.iteration, place, 0, pairs, self.layout.dim)
+        self._sums[place] += eps
+        both = torch.stack([theta + eps, theta - eps], 1).flatten(0, 1)  # [students, M]
+        with torch.no_grad():
+            scores = unroll.run(self.layout.named(both), self.plan.truncation, own=True)
+        differences = (scores[0::2] - scores[1::2]) / 2
+        gradient = differences @ self._sums[place] / (pairs * self.sigma**2)
+        if unroll.done:
+            self._sums[place] = 0
+        return scores, gradient
+
+    def options(self) -> dict[str, Any]:
+        """Return all that decides what is estimated, by name."""
+        return {**super().options(), "sigma": self.sigma}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint."""
+        return {"sums": self._sums, **super().tensors()}
+
+    def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`numbers` and :meth:`tensors` have returned."""
+        super().restore(numbers, tensors)
+        self._sums = tensors["sums"].clone()
+
+
+class Backprop(Estimator):
+    r"""Truncated back-propagation through the unroll.
+
+    The mean objective of a truncation is differentiated through every step in it; what came before
+    is taken as given, which makes it cheap in memory, low in variance, and biased towards what pays
+    soon. Students' gradients count as constants unless `second_order` is set; then the kernels for
+    plain perceptrons are not used.
+
+    Parameters
+    ----------
+    rule, family, plan, seed
+        As for :class:`Estimator`.
+    second_order : bool
+        Whether to differentiate gradients, too.
+    segment : int
+        Steps that are remembered at once: of the others only where they end, and they are computed
+        again on the way back.
+
+    Raises
+    ------
+    ValueError
+        When `segment` is below 1.
+
+    Examples
+    --------
+    >>> from unstuck.learned import FAMILIES, MLP, Backprop, Plan
+    >>> plan = Plan(unrolls=2, students=4, truncation=5, horizon=(10, 10))
+    >>> bp = Backprop(rule := MLP(), FAMILIES["quadratics"], plan)
+    >>> bp.estimate(bp.layout.read()).gradient.shape == bp.layout.read().shape
+    True
+
+    Notes
+    -----
+    Andrychowicz et al., *Learning to learn by gradient descent by gradient descent* (2016).
+    """
+
+    name = "backprop"
+    pairs = False
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        family: Family,
+        plan: Plan,
+        seed: int = 0,
+        *,
+        second_order: bool = False,
+        segment: int = 10,
+    ) -> None:
+        if segment < 1:
+            raise ValueError(f"segment must be at least 1, not {segment}")
+        super().__init__(rule, family, plan, seed)
+        self.second_order, self.segment = second_order, segment
+
+    def options(self) -> dict[str, Any]:
+        """Return all that decides what is estimated, by name."""
+        return {**super().options(), "second_order": self.second_order, "segment": self.segment}
+
+    def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
+        first, last = unroll.step, min(unroll.step + self.plan.truncation, unroll.horizon)
+        cuts = [*range(first, last, self.segment), last]
+        fixed, scores = self.layout.named(theta), torch.zeros(self.plan.students)
+        stands = []  # points and state where each segment begins
+        points, state = unroll.points, unroll.state
+        with torch.no_grad():
+            for begin, end in itertools.pairwise(cuts):
+                stands.append((points, state))
+                score, points, state = unroll.stretch(
+                    fixed, points, state, (first, last), begin, end, own=False
+                )
+                scores += score
+        unroll.points, unroll.state, unroll.step = points, state, last
+
+        gradient = torch.zeros_like(theta)
+        later = [torch.zeros_like(x) for x in _leaves(points, state)]  # what later segments want
+        for (begin, end), (points, state) in reversed(
+            list(zip(itertools.pairwise(cuts), stands, strict=True))
+        ):
+            theta = theta.detach().requires_grad_()
+            points = points.detach().requires_grad_()
+            state = {k: [x.detach().requires_grad_() for x in v] for k, v in state.items()}
+            with torch.enable_grad():
+                score, end_points, end_state = unroll.stretch(
+                    self.layout.named(theta),
+                    points,
+                    state,
+                    (first, last),
+                    begin,
+                    end,
+                    own=False,
+                    second_order=self.second_order,
+                )
+            outputs = [score.mean(), *_leaves(end_points, end_state)]
+            inputs = [theta, *_leaves(points, state)]
+            wanted = [torch.ones(()), *later]
+            known = [(y, w) for y, w in zip(outputs, wanted, strict=True) if y.requires_grad]
+            part, *later = torch.autograd.grad(
+                [y for y, _ in known],
+                inputs,
+                [w for _, w in known],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            gradient += part
+        if not gradient.isfinite().all():  # a student has diverged: what the others say is lost
+            gradient.zero_()
+        return scores, gradient
+
+
+def _leaves(points: Tensor, state: State) -> list[Tensor]:
+    return [points, *(x for name in sorted(state) for x in state[name])]
+
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    estimator.name: estimator for estimator in (Evolution, Backprop)
+}
+"""Estimators by name."""

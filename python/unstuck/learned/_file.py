@@ -86,32 +86,32 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     data = Path(path).read_bytes()
     try:
         return _parse(data)
-    except _Damage as damage:
+    except _DamageError as damage:
         raise ValueError(
             f"{os.fspath(path)!r} is not a whole safetensors file: {damage}; write it again, or "
             "fetch it again"
         ) from None
 
 
-class _Damage(Exception):
+class _DamageError(Exception):
     """What is wrong with a file."""
 
 
 def _parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if len(data) < 8:
-        raise _Damage(f"it has {len(data)} bytes, less than the 8 that every one begins with")
+        raise _DamageError(f"it has {len(data)} bytes, less than the 8 that every one begins with")
     length = int.from_bytes(data[:8], "little")
     if length > min(LONGEST, len(data) - 8):
-        raise _Damage(f"its header should have {length} bytes, but {len(data) - 8} follow")
+        raise _DamageError(f"its header should have {length} bytes, but {len(data) - 8} follow")
     try:
         header = json.loads(data[8 : 8 + length].decode())
     except (ValueError, RecursionError) as error:  # of decode as well
-        raise _Damage(f"its header is not JSON ({type(error).__name__})") from None
+        raise _DamageError(f"its header is not JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):
-        raise _Damage("its header is not a JSON object")
+        raise _DamageError("its header is not a JSON object")
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
-        raise _Damage("its metadata are not texts by name")
+        raise _DamageError("its metadata are not texts by name")
     values = {}
     for key, text in about.items():
         try:
@@ -122,25 +122,27 @@ def _parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {name: _tensor(name, entry, body) for name, entry in header.items()}
     used = sum(x.numel() * x.element_size() for x in tensors.values())
     if used != len(body):
-        raise _Damage(f"its tensors take {used} bytes, but it holds {len(body)}")
+        raise _DamageError(f"its tensors take {used} bytes, but it holds {len(body)}")
     if values.pop(CHECK, None) not in (None, zlib.crc32(body)):
-        raise _Damage("its numbers are not those that were written (the checksum differs)")
+        raise _DamageError("its numbers are not those that were written (the checksum differs)")
     return tensors, values
 
 
 def _tensor(name: str, entry: Any, body: bytes) -> Tensor:
     if not isinstance(entry, dict):
-        raise _Damage(f"the entry of {name!r} is not a JSON object")
-    dtype, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        raise _DamageError(f"the entry of {name!r} is not a JSON object")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    span: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _Damage(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
+        raise _DamageError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if not _counts(shape):
-        raise _Damage(f"{name!r} has the shape {shape!r}")
+        raise _DamageError(f"{name!r} has the shape {shape!r}")
     if not _counts(span) or len(span) != 2 or not span[0] <= span[1] <= len(body):
-        raise _Damage(f"{name!r} lies at {span!r} of {len(body)} bytes")
+        raise _DamageError(f"{name!r} lies at {span!r} of {len(body)} bytes")
     size = DTYPES[dtype].itemsize
     if math.prod(shape) * size != span[1] - span[0]:
-        raise _Damage(f"{name!r} of shape {shape} takes {span[1] - span[0]} bytes")
+        raise _DamageError(f"{name!r} of shape {shape} takes {span[1] - span[0]} bytes")
     if not math.prod(shape):
         return torch.empty(shape, dtype=DTYPES[dtype])
     numbers = bytearray(_swapped(body[span[0] : span[1]], size))

@@ -92,6 +92,8 @@ class MLP(UpdateRule):
     """
 
     name = "mlp"
+    like = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
+    beside = ("stats",)
 
     def __init__(self, hidden: int = 8, control: int = 16) -> None:
         super().__init__(hidden=hidden, control=control)
@@ -107,10 +109,9 @@ class MLP(UpdateRule):
 
     def init_state(self, params: Sequence[Tensor]) -> State:
         """See :meth:`UpdateRule.init_state`; ``stats`` holds six numbers a tensor."""
-        moments = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
-        state: State = {key: [torch.zeros_like(p) for p in params] for key in moments}
+        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
         state["stats"] = [initial_stats(p) for p in params]
-        state["step"] = [torch.zeros((), device=p.device) for p in params]
+        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
         return state
 
     def forward(
@@ -145,17 +146,19 @@ class MLP(UpdateRule):
         stats: Sequence[Tensor],
         num_steps: float | Tensor | None,
     ) -> list[Tensor]:
-        """Return the biases of hidden units, of coefficients, and the log-scale, one row a tensor."""
+        """Return a row a tensor: biases of hidden units, of coefficients, and the log-scale."""
         device = params[0].device
         t = torch.stack([step.to(device) for step in steps])  # [T]
-        s = torch.stack([x.to(device) for x in stats])  # [T, STATS]
+        s = torch.stack([x.to(device, torch.float32) for x in stats])  # [T, STATS]
         z = [_bend(t / time) for time in TIMES]
         if num_steps is None:
             z += [torch.zeros_like(t)] * 3
         else:
             progress = (t / num_steps).clamp(max=1)
             z += [torch.ones_like(t), progress, _bend((1 - progress) * 10)]
-        shapes = torch.tensor([shape_inputs(p.shape) for p in params], device=device)
+        shapes = torch.tensor(
+            [shape_inputs(p.shape) for p in params], dtype=torch.float32, device=device
+        )
         z += list(shapes.unbind(1))
         rms, cos_fast, cos_slow, aa, xx, uu = s.unbind(1)
         z += [
@@ -224,14 +227,16 @@ class MLP(UpdateRule):
 
 
 def initial_stats(p: Tensor) -> Tensor:
-    """Return what a tensor's statistics are before the first step, float32 ``[STATS]``."""
+    """Return a tensor's statistics before the first step, ``[STATS]``."""
     squares = p.float().square().sum() / max(p.numel(), 1)
-    return torch.cat([_root(squares).reshape(1), squares.new_zeros(STATS - 1)])
+    return torch.cat([_root(squares).reshape(1), squares.new_zeros(STATS - 1)]).to(p.dtype)
 
 
 def shape_inputs(shape: Sequence[int]) -> list[float]:
-    """Return what the tensor network sees of a shape: is it a vector, has it more than two axes;
-    logarithms of its size, its first axis and the product of the others.
+    """Return what the tensor network sees of a shape.
+
+    Whether it is a vector, whether it has more than two axes, and logarithms of its size, its first
+    axis and the product of the others.
     """
     numel = math.prod(shape)
     first = shape[0] if len(shape) > 1 else numel
@@ -250,9 +255,9 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
     xy, xx, yy, aa, uu = sums.unbind(0)
     both = _root(xx) * _root(yy)
     cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
-    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = stats.unbind(0)
+    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = stats.float().unbind(0)
     quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
-    return torch.stack(
+    new = torch.stack(
         [
             _root(w.float().square().sum() / n),
             cos_fast + quick * (cosine - cos_fast),
@@ -262,6 +267,7 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
             was_uu + quick * (uu / n - was_uu),
         ]
     )
+    return new.to(stats.dtype)
 
 
 def _bend(x: Tensor) -> Tensor:

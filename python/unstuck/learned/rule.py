@@ -38,6 +38,10 @@ class UpdateRule(nn.Module, ABC):
     """How files name the class."""
     rate: ClassVar[float] = 1e-3
     """The step of a direction of 1 at ``lr=1``."""
+    like: ClassVar[tuple[str, ...]]
+    """Names of the state's tensors that have the parameter's shape."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Names of those that have another one."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -59,8 +63,8 @@ class UpdateRule(nn.Module, ABC):
         Returns
         -------
         dict of str to list of Tensor
-            One tensor a parameter under each name. ``"step"`` counts steps, float32 without
-            dimensions; a tensor of the parameter's shape has its dtype; others are float32.
+            One tensor a parameter under each name: those of :attr:`like` and :attr:`beside` with
+            the parameter's dtype, and ``"step"``, a float32 count without dimensions.
         """
 
     @abstractmethod
@@ -78,7 +82,7 @@ class UpdateRule(nn.Module, ABC):
         Parameters
         ----------
         params, grads : sequence of Tensor
-            Alike in shape and dtype.
+            Parameters, and gradients of the loss that falls; alike in shape and dtype.
         state : dict of str to list of Tensor
             As from :meth:`init_state` or from the last step.
         lr : float or Tensor

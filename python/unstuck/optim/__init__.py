@@ -6,6 +6,7 @@ from unstuck.optim.attention_restart import AttentionRestart
 from unstuck.optim.blend import DynamicBlend
 from unstuck.optim.gate import Gate
 from unstuck.optim.learning_rate_attention import LearningRateAttention
+from unstuck.optim.learned import Learned
 from unstuck.optim.reactive_escape import ReactiveEscape
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionRestart",
     "DynamicBlend",
     "Gate",
+    "Learned",
     "LearningRateAttention",
     "ReactiveEscape",
 ]

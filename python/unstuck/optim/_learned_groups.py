@@ -1,0 +1,61 @@
+"""Parameter groups of :class:`unstuck.optim.Learned`: what they may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unstuck.ops import _native, learned
+from unstuck.optim import _layout as layout
+from unstuck.optim import _validate as validate
+
+WAYS = ("foreach", "fused", "capturable", "differentiable")  # how, not what: of no group
+
+
+def check(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise for settings that are out of range."""
+    for name in WAYS:
+        if group[name] != defaults[name]:
+            raise ValueError(
+                f"{name}={group[name]} in one parameter group: the optimizer steps all its groups "
+                f"in one way; pass {name} to its constructor"
+            )
+    validate.learning_rate("lr", group["lr"])
+    validate.non_negative("weight_decay", group["weight_decay"])
+    if group["num_steps"] is not None:
+        validate.positive("num_steps", group["num_steps"])
+    if not isinstance(group["maximize"], bool):
+        raise TypeError(f"maximize must be True or False, not {group['maximize']!r}")
+
+
+def check_parameters(group: dict[str, Any]) -> None:
+    """Raise for parameters that cannot be stepped."""
+    for p in group["params"]:
+        if not (p.is_floating_point() or p.is_complex()):
+            raise TypeError(f"Learned cannot update a parameter of dtype {p.dtype}")
+        if layout.is_shard(p):
+            raise TypeError(
+                "Learned looks at whole tensors and cannot step shards (DTensor); replicate the "
+                "model (DDP), or use unstuck.optim.DynamicBlend"
+            )
+        layout.check_parameter("Learned", p)
+        if p.is_conj() or p.is_neg():
+            raise ValueError(
+                "a parameter is a lazily conjugated or negated view, which has no memory of its "
+                "own; pass p.resolve_conj().resolve_neg()"
+            )
+        if group["fused"] and not p.is_meta and not learned.native_ready(p.device):
+            raise RuntimeError(
+                f"fused=True, but {_native.missing_for(p.device)}; run `python -m unstuck` for the "
+                "remedy, or leave fused unset"
+            )
+        if group["capturable"] and p.device.type == "cpu":
+            raise ValueError(
+                "capturable=True, but a parameter is on the CPU, where there is nothing to capture"
+            )
+
+
+def adopt(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Fill in what a loaded group lacks."""
+    group.update({name: defaults[name] for name in WAYS})
+    for name, value in defaults.items():
+        group.setdefault(name, value)

@@ -1,0 +1,144 @@
+"""The step of :class:`unstuck.optim.Learned`: by a kept plan, or by the rule's torch form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unstuck.learned import State, UpdateRule
+from unstuck.ops import learned
+from unstuck.optim import _layout as layout
+from unstuck.optim import _moments as moments
+
+if TYPE_CHECKING:
+    from unstuck.optim.learned import Learned
+
+
+class Row(NamedTuple):
+    """One parameter with a gradient, and the number of its group."""
+
+    p: Tensor
+    grad: Tensor
+    group: int
+
+
+class Kept:
+    """A native plan of everything that has a gradient, until something moves."""
+
+    def __init__(self, plan: learned.Plan, rows: list[Row]) -> None:
+        self.plan = plan
+        self.device = rows[0].p.device
+        self.params = [row.p for row in rows]
+
+
+def has_kernel(rule: UpdateRule) -> bool:
+    """Whether there is a native step for this rule."""
+    return type(rule).name in learned.KERNELS
+
+
+def collect(optimizer: Learned) -> list[Row]:
+    """Return the parameters that have a gradient, every gradient checked."""
+    rows = []
+    for index, group in enumerate(optimizer.param_groups):
+        for p in group["params"]:
+            if p.grad is not None:
+                layout.check_parameter("Learned", p)
+                layout.check_gradient("Learned", p, p.grad)
+                rows.append(Row(p, p.grad, index))
+    return rows
+
+
+def step(optimizer: Learned) -> None:
+    """Make one step of everything that has a gradient."""
+    grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    d = optimizer.defaults
+    plain = torch.compiler.is_compiling() or d["fused"] is False or d["differentiable"]
+    kept = None if plain else optimizer._plan
+    ready = kept is not None and kept.plan.ready(optimizer.param_groups, optimizer.state)
+    asks_device = ready and found_inf is not None and found_inf.device.type != "cpu"
+    if found_inf is not None and not asks_device and bool(found_inf):
+        return  # an overflow: nothing is even created
+    if not ready:
+        rows = collect(optimizer)  # raises before anything has changed
+        if not rows:
+            return
+        kept = None if plain else _keep(optimizer, rows)
+    if kept is None:
+        _step_slowly(optimizer, rows, grad_scale)
+    else:
+        raise NotImplementedError
+
+
+def _keep(optimizer: Learned, rows: list[Row]) -> Kept | None:
+    return None
+
+
+def _state(optimizer: Learned, p: Tensor) -> dict[str, Any]:
+    """Return a parameter's state, created or brought to its dtype, device and layout."""
+    state: dict[str, Any] = optimizer.state[p]
+    rule = optimizer.rule
+    moments.prepare(state, p, rule.like, rule.like)
+    w = layout.local(p).detach()
+    missing = [key for key in rule.beside if state.get(key) is None]
+    if missing:
+        fresh = rule.init_state([w])
+        for key in missing:
+            state[key] = fresh[key][0]
+    for key in rule.beside:
+        if state[key].dtype != w.dtype or state[key].device != w.device:
+            state[key] = state[key].to(device=w.device, dtype=w.dtype)
+    return state
+
+
+def _step_slowly(optimizer: Learned, rows: list[Row], grad_scale: Tensor | None) -> None:
+    """Make a step by the rule's torch form, one group and device after another."""
+    d = optimizer.defaults
+    rule = optimizer.rule
+    for index, device in dict.fromkeys((row.group, row.p.device) for row in rows):
+        group = optimizer.param_groups[index]
+        mine = [row for row in rows if (row.group, row.p.device) == (index, device)]
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        copies: list[tuple[Tensor, Tensor]] = []
+        state: State = {key: [] for key in (*rule.like, *rule.beside, "step")}
+        for row in mine:
+            kept = _state(optimizer, row.p)
+            alike = [kept[key] for key in rule.like]
+            if d["differentiable"]:
+                packed = [layout.local(x) for x in (row.p, row.grad, *alike)]
+            else:
+                packed, back = moments.pack(row.p, row.grad, alike)
+                copies += back
+            params.append(packed[0])
+            g = packed[1] if grad_scale is None else packed[1] / grad_scale.to(device)
+            grads.append(-g if group["maximize"] else g)
+            for key, x in zip(rule.like, packed[2:], strict=True):
+                state[key].append(x)
+            for key in (*rule.beside, "step"):
+                state[key].append(kept[key])
+        lr = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
+        new, after = rule.to(device)(params, grads, state, lr=lr, num_steps=group["num_steps"])
+        _write(params, _decayed(rule, params, new, lr, group["weight_decay"]))
+        for key, column in after.items():
+            _write(state[key], column)
+        for home, written in copies:
+            home.copy_(written)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version([row.p for row in rows])
+        optimizer._plan = None
+
+
+def _decayed(
+    rule: UpdateRule, old: list[Tensor], new: list[Tensor], lr: float | Tensor, decay: float
+) -> list[Tensor]:
+    if not decay:
+        return new
+    return [y - (rule.rate * lr * decay * x).to(y.dtype) for x, y in zip(old, new, strict=True)]
+
+
+def _write(to: list[Tensor], values: list[Tensor]) -> None:
+    for x, y in zip(to, values, strict=True):
+        x.copy_(y)

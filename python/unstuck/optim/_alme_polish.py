@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,128 +10,117 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unstuck.ops import adam
-from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
-from unstuck.optim._polish import Polish
-from unstuck.optim._trials import Closure, RandomState, as_loss
+from unstuck.optim._polish import Polish, Scale, first_scales
+from unstuck.optim._trials import Closure, as_loss
 from unstuck.population._closure import Buffers
 from unstuck.population._flat import Flat
 
 if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
-FIRST, LATER, RARER = 5, 3, 10  # steps to the first test; factors to the next without and with one
+FIRST, LATER, RARER = 2, 1.5, 10  # step of the first test; factors to the next without and with one
 CREEP = (0.01, 2.0)  # fall of the loss a step that is slow: 1%, or 2 / P where that is less
+SMOOTH = (0.5, 1e-3)  # error of the fall that gradients foretell: of itself, and of the loss
 SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
 LARGEST = 200_000  # numbers: a search keeps up to 80 times as many
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+class Place(NamedTuple):
+    """A point [P] where the closure was evaluated, its loss and gradient [P], to be lowered."""
+
+    point: Tensor
+    loss: float
+    gradient: Tensor
 
 
 class Watch:
     """What is known of the loss: how it falls, and whether it is the same function at every step.
 
-    A model that trains well is left to Adam: the loss must fall slowly, and the more slowly the
-    more parameters there are, as a search that fits all it can helps a large model least. Then one
-    point is evaluated twice, a step apart. A closure on a mini-batch, or with dropout, has another
-    value; one on all data has the same, and the steps go on by :class:`Polish`, each with one
-    evaluation, and with the parameters at the best point found so far.
+    Two steps in a row tell whether it may be: the loss must fall by what the gradients at both of
+    them foretell, and slowly. The more parameters, the more slowly, as a search that fits all it
+    can helps a large model least. Then one point is evaluated twice, a step apart. A closure on a
+    mini-batch, or with dropout, has another value; one on all data has the same, and the steps go
+    on by :class:`Polish`, each with one evaluation, and with the parameters at the best point found
+    so far.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.next_test = FIRST
-        self.earlier: Any = None  # the loss some steps before the test
-        self.seen: tuple[Tensor, float] | None = None  # a point, and its loss one step ago
+        self.scales: list[Scale] = []  # of the first values
+        self.before: Place | None = None  # one step before the test
+        self.seen: Place | None = None  # the point that is to be evaluated again
         self.moving: list[Tensor] = []  # the parameters that may move then
         self.params: list[Tensor] = []  # those of them that the loss depends on
+        self.left: list[tuple[Tensor, int]] = []  # gradients that the last closure left, versions
         self.search: Polish | None = None
         self.again = SOON  # evaluations before the next test
 
-    @property
-    def window_opens(self) -> int:
-        """Step whose loss is the first of the test."""
-        return self.next_test * 3 // 5
+    def leave(self) -> None:
+        """Remember which gradients there are."""
+        self.left = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
+
+    def stop(self) -> None:
+        """Leave the next steps to Adam."""
+        self.seen = self.before = self.search = None
 
 
+class Called(NamedTuple):
+    """The closure was called: what it returned, and whether backward was called for it.
+
+    `done` says that the step is made; else Adam's is to be, with the gradients that there are.
+    """
+
+    value: Any
+    own: bool
+    done: bool
+
+
+# ---------------------------------------------------------------- when to begin
 def watch(optimizer: ALME, loss: Any) -> None:
-    """Remember where the loss was evaluated, when it falls slowly; before Adam's step."""
+    """Look how the loss falls from one evaluation to the next; before Adam's step."""
+    know = optimizer._watch
     if torch.compiler.is_compiling():
         return
-    know = optimizer._watch
     know.steps += 1
-    if know.steps == know.window_opens:
-        know.earlier = loss.detach().clone() if isinstance(loss, Tensor) else loss
-    if know.steps < know.next_test:
+    if know.steps > 1 and know.steps < know.next_test - 1:
         return
-    width = know.next_test - know.window_opens
-    know.next_test = LATER * know.steps
     params = [p for p in optimizer._moving if p.grad is not None]
-    if know.earlier is None or not _can_search(optimizer, params):
+    before, know.before = know.before, None
+    if know.steps >= know.next_test:
+        know.next_test = max(know.steps + 2, int(LATER * know.steps))
+    if not _can_search(optimizer, params):
         return
-    before, now = (float(as_loss(x)) * optimizer._sign for x in (know.earlier, loss))
-    size = sum(p.numel() for p in params)
-    slow = min(CREEP[0], CREEP[1] / size) * width * max(abs(before), abs(now))
-    if math.isfinite(now) and before - now <= slow:
+    flat, sign = Flat(params), optimizer._sign
+    gradients = flat.gather([p.grad for p in params if p.grad is not None])
+    here = Place(flat.gather(params), float(as_loss(loss)) * sign, gradients * sign)
+    if know.steps == 1:
+        know.scales = first_scales(here.point, flat.sizes)
+    if before is None or list(map(id, params)) != list(map(id, know.params)):
+        if know.steps > 1:
+            know.scales = []
+        know.before, know.params = here, params
+        return
+    if _is_smooth(before, here) and _is_slow(before, here):
         know.next_test = RARER * know.steps
-        know.seen = Flat(params).gather(params), now
-        know.moving, know.params = optimizer._moving, params
+        know.seen, know.moving = here, optimizer._moving
+        know.leave()
 
 
-def step(optimizer: ALME, closure: Closure) -> tuple[bool, Any]:
-    """Make a step of the search; return whether it was one, and the loss before it."""
-    know = optimizer._watch
-    if know.seen is None and know.search is None:
-        return False, None
-    params = know.params
-    flat = Flat(params)
-    stand = flat.gather(params)
-    moved = know.search is not None and not torch.equal(stand, know.search.best)
-    others = list(map(id, optimizer._moving)) != list(map(id, know.moving))
-    if moved or others or not _can_search(optimizer, params):
-        know.seen = know.search = None
-        return False, None
-    seen, know.seen = know.seen, None
-    if know.search is None:
-        assert seen is not None
-        point, expected = seen
-    elif know.again <= 0:
-        point, expected, know.again = know.search.best, know.search.loss, AGAIN
-    else:
-        point, expected = know.search.ask(), None
-    gradients = [p.grad for p in params]
-    try:
-        found = _evaluate(optimizer, flat, point, closure)
-    except BaseException:
-        _put_back(flat, stand, gradients)
-        raise
-    optimizer._search["nfev"] += 1
-    optimizer._search["ngev"] += 1
-    if found.moved or (expected is not None and not _alike(found.loss, expected)):
-        _put_back(flat, stand, gradients)
-        found.random.restore()
-        know.search = None
-        return False, None
-    before = found.loss if know.search is None else know.search.loss
-    if know.search is None:
-        shapes = [p.shape for p in params]
-        know.search = Polish(point, shapes, seed=optimizer._escapes.seed % 2**63)
-        expected, know.again = None, SOON
-    if expected is None:
-        know.again -= 1
-        try:
-            _tell(optimizer, know.search, found)
-        except BaseException:  # an interrupt: the search is in pieces
-            _put_back(flat, stand, gradients)
-            know.search = None
-            raise
-    _write(flat, know.search.best)
-    if know.search.loss < before:
-        _keep_best(optimizer, know.search.loss)
-    loss = before * optimizer._sign
-    if isinstance(found.value, Tensor):
-        return True, torch.full_like(found.value.detach(), loss)
-    return True, loss
+def _is_smooth(before: Place, here: Place) -> bool:
+    """Whether the loss fell by what both gradients say, as one function does on a small move."""
+    move = here.point - before.point
+    foretold = -0.5 * float((before.gradient + here.gradient) @ move)
+    error = abs(before.loss - here.loss - foretold)
+    return error <= SMOOTH[0] * abs(foretold) + SMOOTH[1] * abs(here.loss)
+
+
+def _is_slow(before: Place, here: Place) -> bool:
+    size = max(abs(before.loss), abs(here.loss))
+    return before.loss - here.loss <= min(CREEP[0], CREEP[1] / len(here.point)) * size
 
 
 def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:
@@ -148,9 +137,85 @@ def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:
         and min(rates) > 0
         and 0 < sum(p.numel() for p in params) <= LARGEST
         and all(
-            layout.is_plain(p) and p.dtype in DTYPES and p.device == params[0].device
+            type(p) in (Tensor, torch.nn.Parameter)
+            and p.layout == torch.strided
+            and p.dtype in DTYPES
+            and p.device == params[0].device
             for p in params
         )
+    )
+
+
+# ---------------------------------------------------------------- a step
+def step(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> Called | None:
+    """Make a step of the search; return None where Adam is to make one, and call the closure."""
+    know = optimizer._watch
+    if know.seen is None and know.search is None:
+        return None
+    params, flat = know.params, Flat(know.params)
+    stand = flat.gather(params)
+    moved = know.search is not None and not torch.equal(stand, _stored(flat, know.search.best))
+    others = list(map(id, optimizer._moving)) != list(map(id, know.moving))
+    if moved or others or eval_closure is not None or _somebodys_gradients(know):
+        know.stop()
+    if (know.seen is None and know.search is None) or not _can_search(optimizer, params):
+        know.stop()
+        return None
+    seen, know.seen = know.seen, None
+    expected: float | None = None
+    if know.search is None:
+        assert seen is not None
+        point, expected = seen.point, seen.loss
+    elif know.again <= 0:
+        point, expected, know.again = know.search.best, know.search.loss, AGAIN
+    else:
+        point = know.search.ask()
+    gradients = [p.grad for p in params]
+    try:
+        found = _evaluate(optimizer, flat, point, closure)
+    except BaseException:
+        _put_back(flat, stand, gradients)
+        raise
+    if expected is not None and not _alike(found.loss, expected):
+        _write(flat, stand)  # where Adam goes on, by this gradient: no batch is lost
+        know.stop()
+        return Called(found.value, found.own, done=False)
+    optimizer._search["nfev"] += 1
+    optimizer._search["ngev"] += 1
+    before = found.loss if know.search is None else know.search.loss
+    if know.search is None:
+        seed, scales = optimizer._escapes.seed % 2**63, know.scales or None
+        know.search = Polish(point, _shapes(params), seed=seed, first=scales)
+        expected, know.again = None, SOON
+    if expected is None:
+        know.again -= 1
+        try:
+            _tell(optimizer, know.search, found)
+        except BaseException:  # an interrupt: the search is in pieces
+            found.buffers.restore()
+            _put_back(flat, stand, gradients)
+            know.search = None
+            raise
+    _write(flat, know.search.best)
+    if know.search.best is not point:
+        found.buffers.restore()  # running statistics are those of points that were the best
+    if know.search.loss < before:
+        _keep_best(optimizer, know.search.loss)
+    if found.own:
+        optimizer.zero_grad()
+    know.leave()
+    loss = before * optimizer._sign
+    if isinstance(found.value, Tensor):
+        return Called(torch.full_like(found.value.detach(), loss), found.own, done=True)
+    return Called(loss, found.own, done=True)
+
+
+def _somebodys_gradients(know: Watch) -> bool:
+    """Whether there are gradients that the last closure has not left: Adam's step adds them."""
+    left = {id(grad): version for grad, version in know.left}
+    return any(
+        p.grad is not None and left.get(id(p.grad)) != p.grad._version and bool(p.grad.any())
+        for p in know.params
     )
 
 
@@ -160,14 +225,14 @@ class Found(NamedTuple):
     value: Any
     loss: float
     gradient: Tensor
-    moved: bool  # whether buffers are no longer what they were: put back, if so
-    random: RandomState  # before it
+    buffers: Buffers  # of modules, as they were before
+    own: bool  # whether backward was called for it
 
 
 def _evaluate(optimizer: ALME, flat: Flat, point: Tensor, closure: Closure) -> Found:
     params = flat.params
     _write(flat, point)
-    random, buffers = RandomState(params), Buffers()
+    buffers = Buffers()
     for p in params:
         p.grad = None
     try:
@@ -176,19 +241,29 @@ def _evaluate(optimizer: ALME, flat: Flat, point: Tensor, closure: Closure) -> F
             own = optimizer._needs_backward(value)
             if own:
                 value.backward()
-        if moved := bool(buffers.changed()):
-            buffers.restore()
+    except BaseException:
+        buffers.restore()
+        raise
     finally:
         buffers.close()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     gradient = flat.gather(grads) * optimizer._sign
-    if own:
-        optimizer.zero_grad()
-    return Found(value, float(as_loss(value)) * optimizer._sign, gradient, moved, random)
+    return Found(value, float(as_loss(value)) * optimizer._sign, gradient, buffers, own)
 
 
 def _alike(loss: float, expected: float) -> bool:
     return abs(loss - expected) <= ALIKE * abs(expected)
+
+
+def _shapes(params: Sequence[Tensor]) -> list[torch.Size]:
+    """Return shapes in the flat vector, where a complex element is two numbers."""
+    return [torch.Size((*p.shape, 2)) if p.is_complex() else p.shape for p in params]
+
+
+def _stored(flat: Flat, point: Tensor) -> Tensor:
+    """Return the point as parameters hold it, some of them perhaps in float32."""
+    alike = len({p.dtype for p in flat.params}) == 1
+    return point if alike else flat.gather(flat.split(point))
 
 
 def _write(flat: Flat, point: Tensor) -> None:
@@ -218,3 +293,59 @@ def _keep_best(optimizer: ALME, loss: float) -> None:
     optimizer._keep_best(loss * optimizer._sign)
     optimizer._stats[adam.Stat.BEST_LOSS] = loss
     optimizer._stats[adam.Stat.HAS_BEST] = 1.0
+
+
+# ---------------------------------------------------------------- checkpoints
+COUNTS = ("steps", "next_test", "again")
+
+
+def state(optimizer: ALME) -> dict[str, Any]:
+    """Return what goes into a checkpoint, parameters by their numbers."""
+    know = optimizer._watch
+    numbers = {id(p): i for i, p in enumerate(_all(optimizer))}
+    return {
+        **{name: getattr(know, name) for name in COUNTS},
+        "scales": list(know.scales),
+        "before": know.before and list(know.before),
+        "seen": know.seen and list(know.seen),
+        "params": [numbers[id(p)] for p in know.params],
+        "moving": [numbers[id(p)] for p in know.moving],
+        "search": know.search and know.search.state(),
+    }
+
+
+def load(optimizer: ALME, saved: dict[str, Any]) -> None:
+    """Go on from a checkpoint."""
+    know, every = optimizer._watch, _all(optimizer)
+    for name in COUNTS:
+        setattr(know, name, saved[name])
+    know.params, know.moving = ([every[i] for i in saved[key]] for key in ("params", "moving"))
+    know.scales = saved["scales"]
+    if not know.params:
+        return
+    device = know.params[0].device
+    know.before, know.seen = (
+        None if saved[key] is None else Place(*_on(device, saved[key]))
+        for key in ("before", "seen")
+    )
+    know.search = None if saved["search"] is None else Polish.of(_on(device, saved["search"]))
+    points = [place.point for place in (know.before, know.seen) if place is not None]
+    points += [] if know.search is None else [know.search.best]
+    if any(len(point) != Flat(know.params).dim for point in points):
+        know.stop()  # of another model
+    know.leave()
+
+
+def _all(optimizer: ALME) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    """Return the tensors of nested lists and dictionaries on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on(device, x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on(device, x) for x in value)
+    return value

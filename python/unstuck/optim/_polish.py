@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unstuck.optim._quasi_newton import LBFGS, Points
+from unstuck.optim._quasi_newton import LBFGS
+
+Scale = tuple[float, float]  # a mean and a deviation
 
 WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%
 LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
 SHARE, MOST = 0.5, 4.0  # values of the best descent for one of another: at first, at most
 KINDS = ("fresh", "units", "entries")
-NEIGHBOUR = 4  # see _first_scales
+NEIGHBOUR = 4  # see first_scales
 SPREAD = 4.0  # fresh values are at most so much wider or narrower than the first ones
 REPLACED = (0.05, 0.5)  # shares of a point that a mixture replaces
 
@@ -42,11 +45,14 @@ class Polish:
     Parameters
     ----------
     start : torch.Tensor
-        Where it starts ``[P]``; its scale is taken for that of the initialisation.
+        Where it starts ``[P]``.
     shapes : sequence of torch.Size
         The tensors that the point consists of, in order.
     seed : int
         Of what is drawn.
+    first : sequence of (float, float), optional
+        Mean and deviation of every tensor's initialisation; by default those that it seems to be
+        drawn with at the start (:func:`first_scales`).
 
     Attributes
     ----------
@@ -76,7 +82,14 @@ class Polish:
     True
     """
 
-    def __init__(self, start: Tensor, shapes: Sequence[torch.Size], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        start: Tensor,
+        shapes: Sequence[torch.Size],
+        *,
+        seed: int = 0,
+        first: Sequence[Scale] | None = None,
+    ) -> None:
         sizes = [shape.numel() for shape in shapes]
         if start.ndim != 1 or sum(sizes) != start.numel():
             raise ValueError(
@@ -85,41 +98,89 @@ class Polish:
             )
         self.best, self.loss = start, math.inf
         self.evaluations = self.descents = self.escapes = 0
-        self._shapes, self._sizes = tuple(shapes), sizes
+        self._shapes, self._sizes = tuple(map(tuple, shapes)), sizes
         self._generator = torch.Generator().manual_seed(seed)
-        self._mean, self._deviation = _first_scales(start, sizes)
-        self._search = self._run(start)
-        self._next = next(self._search)
+        self._first = tuple(first_scales(start, sizes) if first is None else first)
+        self._start = start
+        self._had_gradient = torch.zeros_like(start, dtype=torch.bool)
+        self._share, self._left = SHARE, math.inf  # values that the leader has left
+        self._other: LBFGS | None = None
+        self._leader = self._begin(start)
 
     def ask(self) -> Tensor:
         """Return the point [P] whose loss and gradient are wanted next."""
-        return self._next
+        return (self._other or self._leader).ask()
 
     def tell(self, loss: float, gradient: Tensor) -> None:
         """Take the loss and the gradient [P] of that point."""
         self.evaluations += 1
+        leader, other = self._leader, self._other
+        descent = other or leader
+        point = descent.ask()
+        self._had_gradient = self._had_gradient | (gradient != 0)
+        if other is not None and not other.lows and self._goes_back(point):
+            return
         if loss < self.loss:
-            self.best, self.loss = self._next, loss
-        self._next = self._search.send((loss, gradient))
+            self.best, self.loss = point, loss
+        descent.tell(loss, gradient)
+        if other is None:
+            self._left -= 1
+            self._after_leader(leader)
+        elif _stands_still(other) or _promises_nothing(other, leader.low):
+            self._after_other(leader, other)
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as tensors, numbers and lists of them: what is made of it goes on."""
+        other = self._other and self._other.state()
+        own = {"_leader": self._leader.state(), "_other": other}
+        return {**vars(self), **own, "_generator": self._generator.get_state()}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Polish:
+        """Return the search that had this state."""
+        made = cls.__new__(cls)
+        vars(made).update(state)
+        made._leader = LBFGS.of(state["_leader"])
+        made._other = state["_other"] and LBFGS.of(state["_other"])
+        made._generator = torch.Generator()
+        made._generator.set_state(state["_generator"].cpu())
+        return made
 
     # ------------------------------------------------------------ which descent goes on
-    def _run(self, start: Tensor) -> Points:
-        leader, share = self._begin(start), SHARE
-        yield from _follow(leader, math.inf)
-        while True:
-            other = self._begin(self._candidate(leader.lowest))
-            yield from _follow(other, leader.low)
-            if other.low < leader.low or not math.isfinite(leader.low):
-                leader, share = other, SHARE
-                self.escapes += 1
-                continue
-            for _ in range(int(share * len(other.lows))):
-                if leader.over:
-                    break
-                yield from _value(leader)
-            share = share / 2 if _stands_still(leader, PROGRESS / 10) else min(2 * share, MOST)
+    def _after_other(self, leader: LBFGS, other: LBFGS) -> None:
+        """Let it lead where it came below the leader; else the leader has its share."""
+        if other.low < leader.low or not math.isfinite(leader.low):
+            self._leader, self._share, self._left = other, SHARE, 0
+            self.escapes += 1
+            self._other = self._begin(self._candidate(other.lowest))
+            return
+        self._other, self._left = None, int(self._share * len(other.lows))
+        self._after_leader(leader)
+
+    def _after_leader(self, leader: LBFGS) -> None:
+        """Go on while the leader has values left; then as long as it does not stand still."""
+        if self._left > 0 and not leader.over:
+            if math.isfinite(self._left) or not _stands_still(leader):
+                return
+        elif math.isfinite(self._left):
+            small = _stands_still(leader, PROGRESS / 10)
+            self._share = self._share / 2 if small else min(2 * self._share, MOST)
+            self._left = math.inf
             if not _stands_still(leader):
-                yield from _follow(leader, math.inf)
+                return
+        self._other = self._begin(self._candidate(leader.lowest))
+
+    def _goes_back(self, point: Tensor) -> bool:
+        """Put fresh values back that the loss does not depend on; whether there were any.
+
+        What never had a gradient, there and before, is a masked weight or the row of a word that
+        never comes: it keeps its value. A dead unit has one where it is alive, and may move.
+        """
+        idle = ~self._had_gradient & (point != self._start)
+        if not bool(idle.any()):
+            return False
+        self._other = LBFGS(torch.where(idle, self._start, point))
+        return True
 
     def _begin(self, x: Tensor) -> LBFGS:
         self.descents += 1
@@ -129,8 +190,14 @@ class Polish:
     def _candidate(self, best: Tensor) -> Tensor:
         kind = KINDS[int(torch.randint(len(KINDS), (), generator=self._generator))]
         factor = SPREAD ** (2 * self._uniform() - 1)
-        noise = torch.randn(best.shape, generator=self._generator).to(best)
-        fresh: Tensor = self._mean + factor * self._deviation * noise
+        noise = torch.randn(best.shape, generator=self._generator)
+        parts = [
+            mean + factor * deviation * part
+            for (mean, deviation), part in zip(
+                self._first, torch.split(noise, self._sizes), strict=True
+            )
+        ]
+        fresh = torch.cat(parts).to(best)
         if kind == "fresh" or not math.isfinite(self.loss):
             return fresh
         low, high = REPLACED
@@ -146,22 +213,10 @@ class Polish:
             return torch.rand(sum(self._sizes), generator=self._generator) < share
         parts = []
         for shape, size in zip(self._shapes, self._sizes, strict=True):
-            rows = shape[0] if len(shape) else 1
+            rows = shape[0] if shape else 1
             drawn = torch.rand(rows, generator=self._generator) < share
             parts.append(drawn.repeat_interleave(size // max(rows, 1)))
         return torch.cat(parts)
-
-
-def _value(descent: LBFGS) -> Points:
-    descent.tell(*(yield descent.ask()))
-
-
-def _follow(descent: LBFGS, best: float) -> Points:
-    """Go on with a descent until it stands still, or promises nothing beside the best loss."""
-    while not descent.over:
-        yield from _value(descent)
-        if _stands_still(descent) or _promises_nothing(descent, best):
-            return
 
 
 def _stands_still(descent: LBFGS, progress: float = PROGRESS) -> bool:
@@ -181,13 +236,13 @@ def _promises_nothing(descent: LBFGS, best: float) -> bool:
     return descent.low - best > n * rate
 
 
-def _first_scales(start: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the deviation [P] that tensors seem to have been drawn with.
+def first_scales(start: Tensor, sizes: Sequence[int]) -> list[Scale]:
+    """Return the mean and the deviation that every tensor seems to have been drawn with.
 
     A deviation of few numbers is uncertain: it is averaged with that of the tensor before, as if
     `NEIGHBOUR` numbers of that were in it (the bias of a layer is drawn like its weight).
     """
-    means, deviations = [], []
+    scales = []
     before = 0.0
     for values in torch.split(start.double(), list(sizes)):
         count = values.numel()
@@ -200,6 +255,5 @@ def _first_scales(start: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
             known = NEIGHBOUR if before else 0
             deviation = math.sqrt((count * square + known * before**2) / (count + known))
         before = deviation or before
-        means.append(torch.full((count,), mean))
-        deviations.append(torch.full((count,), deviation))
-    return torch.cat(means).to(start), torch.cat(deviations).to(start)
+        scales.append((mean, deviation))
+    return scales

@@ -254,13 +254,20 @@ class ALME(Statistics):
 
     def __getstate__(self) -> dict[str, Any]:
         mine = {name: self.__dict__[name] for name in self._settings}
-        return {**super().__getstate__(), **mine}
+        return {**super().__getstate__(), **mine, "searched": polishes.state(self)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with that of a search; see ``torch.optim.Optimizer``."""
+        saved = super().state_dict()
+        saved["param_groups"][0]["searched"] = polishes.state(self)
+        return saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         defaults = {**self.__dict__, **state}["defaults"]
         loading = "_escapes" not in state  # load_state_dict
         for i, group in enumerate(state["param_groups"]):
             groups.adopt(group, defaults, self._fresh() if loading and i == 0 else None)
+        searched = (state["param_groups"][0] if loading else state).pop("searched", None)
         stats = state["param_groups"][0]["stagnation"]
         size = self._tracking.size if loading else state["_tracking"].size
         if stats.numel() != size:
@@ -270,6 +277,8 @@ class ALME(Statistics):
             )
         self._forget()
         super().__setstate__(state)
+        if searched is not None:
+            polishes.load(self, searched)
         self._step_supports_amp_scaling = True
 
     @property
@@ -297,7 +306,8 @@ class ALME(Statistics):
             cleared again after the step. Without it, no escape is made.
         eval_closure : callable, optional
             Measures the candidates of an escape in the end: the loss of a validation set, or of a
-            larger batch. None takes `closure`.
+            larger batch. None takes `closure`. With it nothing is polished, as `closure` is not
+            what counts.
 
         Returns
         -------
@@ -314,20 +324,24 @@ class ALME(Statistics):
             with torch.no_grad():
                 steps.step(self)
             return None
-        polished, loss = polishes.step(self, closure)
-        if polished:
-            return loss
-        own_gradients = False
+        called = polishes.step(self, closure, eval_closure)
+        if called is not None and called.done:
+            return called.value
+        own_gradients = called is not None and called.own
         try:
-            with torch.enable_grad():
-                loss = closure()
-                own_gradients = self._needs_backward(loss)
-                if own_gradients:
-                    loss.backward()
+            if called is not None:
+                loss = called.value
+            else:
+                with torch.enable_grad():
+                    loss = closure()
+                    own_gradients = self._needs_backward(loss)
+                    if own_gradients:
+                        loss.backward()
             told = isinstance(loss, (Tensor, float, int)) and not isinstance(loss, bool)
             with torch.no_grad():
                 if told:
-                    polishes.watch(self, loss)
+                    if eval_closure is None:
+                        polishes.watch(self, loss)
                     self._keep_best(loss)
                     self.record_loss(loss)
                 steps.step(self)

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from unstuck.experiments.alme_traps import (
+    HIGHER,
     METHODS,
     RATES,
     SpentError,
     TrapsPlan,
     Trial,
     run_traps,
-    traps_markdown,
 )
-from unstuck.problems import load_trap
+from unstuck.experiments.alme_traps_report import GROUPS, traps_markdown
+from unstuck.problems import TRAPS, load_trap
 
 
 def test_a_trial_counts_and_ends():
@@ -50,11 +51,11 @@ def test_every_method_spends_the_budget_and_no_more(tmp_path):
         assert cell["evaluations"] == [None, None], name
         assert len(cell["losses"]) == len(cell["seconds"]) == 2
         assert cell["losses"][0] != cell["losses"][1]
-    assert record.cells["two-spirals/adam"]["rate"] in RATES
+    assert record.cells["two-spirals/adam"]["rate"] in (*RATES, *HIGHER)
     assert json.loads(path.read_text())["cells"] == record.cells
     text = traps_markdown(record, plan)
     assert text.count("0 of 2") == len(METHODS)
-    assert "| of 2 | | 0 |" in text
+    assert "| of 2, made on | | 0 |" in text
 
 
 def test_restarts_get_out_where_one_descent_does_not():
@@ -74,7 +75,53 @@ def test_what_was_not_run_is_named_and_not_counted():
     record = run_traps(TrapsPlan(("xor",), ("lbfgs", "alme"), seeds=1, budget=60))
     text = traps_markdown(record, plan)
     assert text.count("not run") == 2
-    assert "| of 1 | |" in text
+    assert "| of 1, made on | |" in text
+    assert "| of 0, mended on | |" in text
+
+
+def test_only_what_is_asked_for_is_run_again(tmp_path):
+    path, settings = tmp_path / "traps.json", {"seeds": 1, "budget": 60}
+    run_traps(TrapsPlan(("xor",), ("lbfgs", "basin-hopping"), **settings), path)
+    stale = json.loads(path.read_text())
+    for cell in stale["cells"].values():
+        cell["losses"], cell["commit"] = [-1.0], "long-ago"
+    path.write_text(json.dumps(stale))
+    plan = TrapsPlan(("xor",), ("lbfgs",), **settings)
+    assert run_traps(plan, path).cells == stale["cells"]
+    again = run_traps(plan, path, again=True).cells
+    assert again["xor/lbfgs"]["losses"] != [-1.0]
+    assert again["xor/basin-hopping"] == stale["cells"]["xor/basin-hopping"]
+    assert json.loads(path.read_text())["cells"] == again
+    both = TrapsPlan(("xor",), ("lbfgs", "basin-hopping"), **settings)
+    assert "commit long-ago" in traps_markdown(run_traps(both, path), both)
+
+
+def test_a_rate_at_the_edge_leads_to_higher_ones(monkeypatch):
+    tried = []
+
+    def runs(plan, problem, method, rate, seeds):
+        tried.append(rate)
+        return {"evaluations": [None], "losses": [abs(rate - best)], "seconds": [0.0]}
+
+    monkeypatch.setattr("unstuck.experiments.alme_traps._runs", runs)
+    for best, expected in ((0.1, RATES), (1.0, (*RATES, *HIGHER))):
+        tried.clear()
+        plan = TrapsPlan(("xor",), ("adam",), seeds=1)
+        assert run_traps(plan).cells["xor/adam"]["rate"] == best
+        assert tried == [*expected, best]
+
+
+def test_a_negative_loss_orders_rates(monkeypatch):
+    def runs(plan, problem, method, rate, seeds):
+        return {"evaluations": [None], "losses": [-rate], "seconds": [0.0]}
+
+    monkeypatch.setattr("unstuck.experiments.alme_traps._runs", runs)
+    plan = TrapsPlan(("lennard-jones",), ("adam",), seeds=1)
+    assert run_traps(plan).cells["lennard-jones/adam"]["rate"] == HIGHER[-1]
+
+
+def test_every_problem_is_in_one_group():
+    assert sorted(name for group in GROUPS.values() for name in group) == sorted(TRAPS)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from unstuck.cli._options import (
 from unstuck.experiments.alme import run_alme
 from unstuck.experiments.alme_report import alme_markdown
 from unstuck.experiments.alme_settings import AlmePlan
-from unstuck.experiments.alme_traps import TrapsPlan, run_traps, traps_markdown
+from unstuck.experiments.alme_traps import TrapsPlan, run_traps
+from unstuck.experiments.alme_traps_report import traps_markdown
 from unstuck.experiments.cells import CellRecord
 from unstuck.plots.alme import (
     alme_comparison_figure,
@@ -46,6 +47,15 @@ def alme(
     size: Annotated[
         str, typer.Option(help="full, or small: seconds, and no firm result.")
     ] = "full",
+    traps: Annotated[
+        str, typer.Option(help="Comma-separated problems of the study of traps; all, if empty.")
+    ] = "",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated methods that are run on them; all, if empty.")
+    ] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Run these, too, where the file of the traps has them.")
+    ] = False,
     threads: Threads = 1,
     out: Annotated[
         Path,
@@ -71,9 +81,14 @@ def alme(
             functions=everything.functions if "functions" in asked else (),
         )
         target = read_option("--out", writable_json, out)
-        traps = target.with_name(target.stem + "-traps.json")
+        trapped = target.with_name(target.stem + "-traps.json")
+        few = dataclasses.replace(
+            TRAPS[size],
+            problems=names_of(traps) if traps else TRAPS[size].problems,
+            methods=names_of(methods) if methods else TRAPS[size].methods,
+        )
         CellRecord.open(target, "alme", plan.fixed)
-        CellRecord.open(traps, "alme-traps", TRAPS[size].fixed)
+        CellRecord.open(trapped, "alme-traps", few.fixed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -87,9 +102,9 @@ def alme(
             console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
         write_tables(console, target, alme_markdown(record, everything))
     if "traps" in asked:
-        with running(console, threads, traps):
-            trapped = run_traps(TRAPS[size], traps, tell)
-        write_tables(console, traps, traps_markdown(trapped, TRAPS[size]))
+        with running(console, threads, trapped):
+            found = run_traps(few, trapped, tell, again=again)
+        write_tables(console, trapped, traps_markdown(found, TRAPS[size]))
 
 
 def draw(cells: dict[str, Any], target: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from unstuck.problems import TRAPS, TrapRun, load_trap, lookup
 
 TUNING_SEED = 10_000  # the first seed that rates are chosen on; reported are seeds from 0
 RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+HIGHER = (1.0, 3.0)  # tried as well where the highest of those is the best
 BUDGETS = {"convection": 3000}  # gradient evaluations a run, where not the plan's
 
 
@@ -195,6 +196,8 @@ def run_traps(
     plan: TrapsPlan,
     path: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    again: bool = False,
 ) -> CellRecord:
     """Run every method on every problem, as far as the file lacks it.
 
@@ -207,12 +210,14 @@ def run_traps(
         again.
     progress : callable, optional
         Called with a line about a cell, its number and how many there are.
+    again : bool
+        Run what the file holds, too, and replace it.
 
     Returns
     -------
     CellRecord
-        A cell has the rate, and of every seed the evaluations to the target (None where it was not
-        reached), the lowest loss and the seconds.
+        A cell has the rate, the commit that it was run with, and of every seed the evaluations to
+        the target (None where it was not reached), the lowest loss and the seconds.
 
     Raises
     ------
@@ -230,11 +235,16 @@ def run_traps(
     total = len(plan.problems) * len(plan.methods)
     for number, problem in enumerate(plan.problems):
         for place, method in enumerate(plan.methods):
-            cell = record.cell(
-                f"{problem}/{method}", functools.partial(_measure, plan, problem, method)
-            )
+            name = f"{problem}/{method}"
+            if again or name not in record.cells:
+                record.cells[name] = {
+                    **_measure(plan, problem, method),
+                    "commit": record.commit,
+                }
+                record.save()
+            cell = record.cells[name]
             if progress is not None:
-                line = f"{problem}, {method}: {_rate(cell)}"
+                line = f"{problem}, {method}: {outcome(cell)}"
                 progress(line, number * len(plan.methods) + place + 1, total)
     return record
 
@@ -242,10 +252,13 @@ def run_traps(
 def _measure(plan: TrapsPlan, problem: str, method: str) -> dict[str, Any]:
     rates = METHODS[method][1]
     tuning = range(TUNING_SEED, TUNING_SEED + plan.tuning_seeds)
-    tried = {}
-    if len(rates) > 1:
-        tried = {rate: _runs(plan, problem, method, rate, tuning) for rate in rates}
-    rate = min(tried, key=lambda rate: _order(tried[rate])) if tried else rates[0]
+    rate, best = rates[0], (math.inf, math.inf)
+    for tried in (*rates, *HIGHER) if len(rates) > 1 else ():
+        if tried in HIGHER and rate < rates[-1]:
+            break
+        order = _order(_runs(plan, problem, method, tried, tuning))
+        if order < best:
+            rate, best = tried, order
     return {"rate": rate, **_runs(plan, problem, method, rate, range(plan.seeds))}
 
 
@@ -263,12 +276,12 @@ def _runs(plan: TrapsPlan, problem: str, method: str, rate: float, seeds: range)
 
 
 def _order(runs: dict[str, Any]) -> tuple[float, float]:
-    """More successes are better, then a lower loss, in the geometric mean."""
-    losses = [math.log(max(loss, 1e-30)) for loss in runs["losses"]]
+    """More successes are better, then a lower loss, in the geometric mean while it is positive."""
+    losses = [math.log(max(loss, 1e-30)) + min(loss, 0.0) for loss in runs["losses"]]
     return -sum(n is not None for n in runs["evaluations"]), statistics.fmean(losses)
 
 
-def _rate(cell: dict[str, Any]) -> str:
+def outcome(cell: dict[str, Any]) -> str:
     """Successes, and median with quartiles of the evaluations where failures count as endless.
 
     Where there is no success, the median of the lowest losses.
@@ -284,62 +297,3 @@ def _rate(cell: dict[str, Any]) -> str:
     if not reached:
         return f"0 of {len(ordered)}: loss {statistics.median(cell['losses']):.2g}"
     return f"{reached} of {len(ordered)}: {number(middle)} ({number(low)} to {number(high)})"
-
-
-def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
-    """Write the table: successes and evaluations of every method on every problem.
-
-    Parameters
-    ----------
-    record : CellRecord
-        From :func:`run_traps`.
-    plan : TrapsPlan
-        Which of its problems and methods to show.
-
-    Examples
-    --------
-    >>> plan = TrapsPlan(("xor",), ("lbfgs-restarts",), seeds=1)
-    >>> "| xor | 0.01 | 1 of 1: " in traps_markdown(run_traps(plan), plan)
-    True
-    """
-    exceptions = ", ".join(f"{name} {most}" for name, most in BUDGETS.items())
-    lines = [
-        "# Training problems that trap",
-        "",
-        f"Runs of {plan.seeds} that get below the target within {plan.budget} gradient evaluations "
-        f"({exceptions}); then the median number of evaluations to the target, and the quartiles "
-        "(- where that run did not get there), or, without success, the median of the lowest "
-        "losses. Every evaluation counts: line searches, candidates, "
-        f"fresh starts. Rates are chosen of {len(RATES)} on {plan.tuning_seeds} other seeds.",
-        "",
-        record.origin,
-        "",
-        "| problem | target | " + " | ".join(plan.methods) + " |",
-        "|---|---|" + "---|" * len(plan.methods),
-    ]
-    for problem in plan.problems:
-        cells = [_shown(record.cells.get(f"{problem}/{method}"), method) for method in plan.methods]
-        lines.append(f"| {problem} | {TRAPS[problem].target:g} | " + " | ".join(cells) + " |")
-    everywhere = [
-        problem
-        for problem in plan.problems
-        if all(f"{problem}/{method}" in record.cells for method in plan.methods)
-    ]
-    totals = [
-        sum(n is not None for p in everywhere for n in record.cells[f"{p}/{m}"]["evaluations"])
-        for m in plan.methods
-    ]
-    lines.append(f"| of {len(everywhere) * plan.seeds} | | " + " | ".join(map(str, totals)) + " |")
-    lines += ["", *(f"- {name}: {METHODS[name][2]}." for name in plan.methods)]
-    lines += [
-        "",
-        *(f"- **{name}**: {TRAPS[name].about} ({TRAPS[name].source})." for name in plan.problems),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _shown(cell: dict[str, Any] | None, method: str) -> str:
-    if cell is None:
-        return "not run"
-    tuned = f", rate {cell['rate']:g}" if len(METHODS[method][1]) > 1 else ""
-    return _rate(cell) + tuned

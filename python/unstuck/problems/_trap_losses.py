@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Output = Callable[..., Tensor]  # a module that returns one tensor
-Made = tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]  # fresh module, its loss
+Loss = Callable[[nn.Module], Tensor]
+Fresh = Callable[[], nn.Module]
+Made = (
+    tuple[Fresh, Loss] | tuple[Fresh, Loss, float]
+)  # and the loss of what made the data, if not 0
 
 
 def net_of(activation: type[nn.Module], *widths: int) -> nn.Sequential:

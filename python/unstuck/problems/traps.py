@@ -13,6 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.problems._registry import lookup
+from unstuck.problems._trap_estimates import (
+    blind_deconvolution,
+    gaussian_mixture,
+    k_means,
+    localization,
+    lotka_volterra,
+)
 from unstuck.problems._trap_losses import (
     Made,
     bumps,
@@ -29,6 +36,8 @@ from unstuck.problems._trap_losses import (
     two_spirals,
     xor,
 )
+from unstuck.problems._trap_nets import adding, normed_parity
+from unstuck.problems._trap_physics import helmholtz, lennard_jones, oscillators
 
 __all__ = ["TRAPS", "Trap", "TrapRun", "load_trap"]
 
@@ -41,9 +50,9 @@ class Trap:
     ----------
     make : callable
         Takes a generator for the data; returns a function that makes a freshly initialised module,
-        and the training loss of a module.
+        the training loss of a module, and, where it is not 0, the loss of what made the data.
     target : float
-        A training loss below it is a success: no trap that we know of is that low.
+        A training loss less than that above it is a success: no trap that we know of is that low.
     about : str
         One line: what traps.
     source : str
@@ -124,7 +133,7 @@ def load_trap(name: str, seed: int = 0) -> TrapRun:
     True
     """
     trap = lookup(TRAPS, name, "trap")
-    build, loss = trap.make(torch.Generator().manual_seed(seed))
+    build, loss, *floor = trap.make(torch.Generator().manual_seed(seed))
 
     def fresh(seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -132,7 +141,7 @@ def load_trap(name: str, seed: int = 0) -> TrapRun:
             return build()
 
     module = fresh(seed)
-    return TrapRun(name, module, lambda: loss(module), trap.target, fresh)
+    return TrapRun(name, module, lambda: loss(module), trap.target + sum(floor), fresh)
 
 
 TRAPS: dict[str, Trap] = {
@@ -213,5 +222,65 @@ TRAPS: dict[str, Trap] = {
         0.01,
         "1-16-16-1 ReLU net that starts with most units dead, for a wave",
         "Lu, Shin, Su and Karniadakis 2020",
+    ),
+    "gaussian-mixture": Trap(
+        gaussian_mixture,
+        0.0,
+        "likelihood of eight normal densities in the plane: two on one group, one on two",
+        "Jin, Zhang, Balakrishnan, Wainwright and Jordan 2016",
+    ),
+    "k-means": Trap(
+        k_means,
+        0.0,
+        "ten centres, squared distance to the nearest: groups that share one, centres with none",
+        "Bottou and Bengio 1995",
+    ),
+    "localization": Trap(
+        localization,
+        1e-6,
+        "20 places from distances to near ones and four anchors: folded maps",
+        "Biswas and Ye 2004",
+    ),
+    "lotka-volterra": Trap(
+        lotka_volterra,
+        1e-5,
+        "four rates of prey and predators from their course: a minimum a period",
+        "Ramsay, Hooker, Campbell and Cao 2007",
+    ),
+    "blind-deconvolution": Trap(
+        blind_deconvolution,
+        1e-6,
+        "two vectors of 8 from 24 products of their images: spurious minima when rows are few",
+        "Li, Ling, Strohmer and Wei 2019",
+    ),
+    "lennard-jones": Trap(
+        lambda _: lennard_jones(),
+        -44.0,
+        "13 atoms whose lowest energy is -44.327: glasses by the thousand",
+        "Wales and Doye 1997",
+    ),
+    "oscillators": Trap(
+        lambda _: oscillators(),
+        1e-3,
+        "40 phases on a ring, each pulled to its neighbours: twisted rings",
+        "Wiley, Strogatz and Girvan 2006",
+    ),
+    "helmholtz": Trap(
+        lambda _: helmholtz(),
+        1e-4,
+        "physics-informed net for a wave on a line: high frequencies come last",
+        "Wang, Wang and Perdikaris 2021",
+    ),
+    "adding": Trap(
+        adding,
+        0.02,
+        "tanh net that reads 12 pairs and adds two marked ones: a plateau at their mean",
+        "Hochreiter and Schmidhuber 1997",
+    ),
+    "normed-parity": Trap(
+        lambda _: normed_parity(),
+        0.02,
+        "two layers of four ReLU units with batch norms for the parity of four bits",
+        "Ioffe and Szegedy 2015",
     ),
 }

@@ -11,6 +11,7 @@
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_mlp.hpp"
+#include "bind_mlp_descent.hpp"
 #include "bind_objectives.hpp"
 #include "cpu/adam.hpp"
 #include "cpu/attention.hpp"
@@ -132,5 +133,6 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
   unstuck::bind_mlp<unstuck::CpuBackend>(m);
+  unstuck::bind_mlp_descent<unstuck::CpuBackend>(m);
   unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);
 }

@@ -171,4 +171,25 @@ void adam_step(const AdamStep& step, const std::vector<Chunk>& chunks,
   if (step.finish) track(step.stats, step.config);
 }
 
+namespace {
+
+template <class T>
+void piece(T* w, const T* g, T* m, T* v, int64_t n, const AdamCoefs<double>& coefs, DType dtype) {
+  AdamTensor t{};
+  t.w = w, t.g = const_cast<T*>(g), t.m = m, t.v = v;
+  double squares;
+  entry::adam[int(dtype)]({&t, 0, n, &coefs, &squares});
+}
+
+}  // namespace
+
+void adam_piece(float* w, const float* g, float* m, float* v, int64_t n,
+                const AdamCoefs<double>& coefs) {
+  piece(w, g, m, v, n, coefs, DType::f32);
+}
+void adam_piece(double* w, const double* g, double* m, double* v, int64_t n,
+                const AdamCoefs<double>& coefs) {
+  piece(w, g, m, v, n, coefs, DType::f64);
+}
+
 }  // namespace unstuck::cpu

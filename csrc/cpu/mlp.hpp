@@ -1,7 +1,10 @@
 // Losses of a multi-layer perceptron at many parameter vectors, whose weights are made as they are
 // read: nothing of the size of the parameters is kept for any of them.
 #pragma once
+#include <vector>
+
 #include "candidate_terms.hpp"
+#include "math/adam.hpp"
 #include "mlp_terms.hpp"
 
 namespace unstuck::cpu {
@@ -10,6 +13,12 @@ namespace unstuck::cpu {
 template <class R>
 void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses, R* gradients,
                 int threads);
+// One step of Adam from each of these points, with moments `m` and `v` [count, dim] of their own.
+// `losses` are those before the step. `coefs` are of the weights and of the biases of each layer;
+// numbers that are in no layer stay as they are.
+template <class R>
+void mlp_descend(const MlpData& net, R* points, R* m, R* v, int64_t count,
+                 const std::vector<AdamCoefs<double>>& coefs, R* losses, int threads);
 template <class R>
 void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawView& draw,
                     int64_t count, R* losses, int threads);

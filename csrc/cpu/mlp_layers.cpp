@@ -3,34 +3,9 @@
 #include <algorithm>
 
 #include "cpu/mlp_losses.hpp"
+#include "cpu/transpose.hpp"
 
 namespace unstuck::cpu {
-
-template <class R>
-void pack(const R* rows, int64_t n, int64_t columns, int64_t stride, std::vector<R>& panels) {
-  constexpr int64_t N = kPanel<R>;
-  const int64_t blocks = (n + N - 1) / N;
-  panels.assign(size_t(blocks * columns * N), R(0));
-  for (int64_t i = 0; i < n; ++i) {
-    R* to = panels.data() + i / N * columns * N + i % N;
-    for (int64_t c = 0; c < columns; ++c) to[c * N] = rows[i * stride + c];
-  }
-}
-template void pack(const float*, int64_t, int64_t, int64_t, std::vector<float>&);
-template void pack(const double*, int64_t, int64_t, int64_t, std::vector<double>&);
-
-template <class R>
-void unpack(const R* panels, int64_t blocks, int64_t columns, int64_t padded, R* rows) {
-  constexpr int64_t N = kPanel<R>;
-  for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t l = 0; l < N; ++l) {
-      R* to = rows + (b * N + l) * padded;
-      for (int64_t c = 0; c < columns; ++c) to[c] = panels[(b * columns + c) * N + l];
-      std::fill(to + columns, to + padded, R(0));
-    }
-}
-template void unpack(const float*, int64_t, int64_t, int64_t, float*);
-template void unpack(const double*, int64_t, int64_t, int64_t, double*);
 
 namespace {
 
@@ -83,6 +58,14 @@ UNSTUCK_INLINE void through_with(int64_t n, const R* h, R* slopes) {
 #define UNSTUCK_THROUGH(which) through_with<which>(n, h, slopes)
 
 namespace entry {
+UNSTUCK_CLONES void transpose(const float* from, int64_t rows, int64_t columns, int64_t from_row,
+                              float* to, int64_t to_row) {
+  turn(from, rows, columns, from_row, to, to_row);
+}
+UNSTUCK_CLONES void transpose(const double* from, int64_t rows, int64_t columns, int64_t from_row,
+                              double* to, int64_t to_row) {
+  turn(from, rows, columns, from_row, to, to_row);
+}
 UNSTUCK_CLONES void activate(Activation a, int64_t n,
                              float* h){UNSTUCK_EACH_ACTIVATION(UNSTUCK_ACTIVATE)} UNSTUCK_CLONES
     void activate(Activation a, int64_t n,
@@ -112,6 +95,14 @@ UNSTUCK_CLONES double loss(MlpLoss loss, const LossPanel<double>& p) { return lo
 
 }  // namespace
 
+void transpose(const float* from, int64_t rows, int64_t columns, int64_t from_row, float* to,
+               int64_t to_row) {
+  entry::transpose(from, rows, columns, from_row, to, to_row);
+}
+void transpose(const double* from, int64_t rows, int64_t columns, int64_t from_row, double* to,
+               int64_t to_row) {
+  entry::transpose(from, rows, columns, from_row, to, to_row);
+}
 void activate(Activation a, int64_t n, float* h) { entry::activate(a, n, h); }
 void activate(Activation a, int64_t n, double* h) { entry::activate(a, n, h); }
 void activate_step(Activation a, int64_t n, const float* base, const float* slope, float step,

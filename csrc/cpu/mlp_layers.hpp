@@ -1,4 +1,4 @@
-// Rows of data in panels, and the elementwise parts of a multi-layer perceptron.
+// The transposition and the elementwise parts of a multi-layer perceptron.
 #pragma once
 #include <vector>
 
@@ -7,13 +7,11 @@
 
 namespace unstuck::cpu {
 
-// Rows of data beside each other: panel b holds columns [0, columns) of kPanel rows as
-// [columns, kPanel], zeros where there is no row.
-template <class R>
-void pack(const R* rows, int64_t n, int64_t columns, int64_t stride, std::vector<R>& panels);
-// The same rows one after the other, with `padded` columns, zeros where there is none.
-template <class R>
-void unpack(const R* panels, int64_t blocks, int64_t columns, int64_t padded, R* rows);
+// to[c * to_row + r] = from[r * from_row + c] for r < rows and c < columns.
+void transpose(const float* from, int64_t rows, int64_t columns, int64_t from_row, float* to,
+               int64_t to_row);
+void transpose(const double* from, int64_t rows, int64_t columns, int64_t from_row, double* to,
+               int64_t to_row);
 
 // h <- activation(h)
 void activate(Activation a, int64_t n, float* h);

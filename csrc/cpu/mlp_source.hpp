@@ -1,65 +1,9 @@
-// Where the weights of a candidate come from, and what one thread works in.
+// Where the weights of a candidate come from.
 #pragma once
-#include <algorithm>
-#include <array>
-#include <vector>
-
 #include "cpu/candidate_loops.hpp"
-#include "cpu/mlp_layers.hpp"
-#include "cpu/noise.hpp"
+#include "cpu/mlp_memory.hpp"
 
 namespace unstuck::cpu {
-
-// Data in panels, and for gradients also in padded rows.
-template <class R>
-struct Panels {
-  static constexpr int64_t kBlocks = 1024 / kPanel<R>;  // panels whose activations are kept
-  int64_t blocks, padded;
-  std::vector<R> x, y, rows;
-
-  Panels(const MlpData& net, bool with_rows)
-      : blocks((net.n + kPanel<R> - 1) / kPanel<R>),
-        padded((net.features + kPanel<R> - 1) / kPanel<R> * kPanel<R>) {
-    pack(static_cast<const R*>(net.x), net.n, net.features, net.stride, x);
-    if (net.loss != MlpLoss::cross_entropy)
-      pack(static_cast<const R*>(net.y), net.n, net.outputs(), net.outputs(), y);
-    if (!with_rows) return;
-    rows.resize(size_t(blocks * kPanel<R> * padded));
-    unpack(x.data(), blocks, net.features, padded, rows.data());
-  }
-};
-
-template <class R>
-struct MlpMemory {
-  std::vector<R> weights, biases, change;  // of kUnits units
-  std::vector<float> noise, bias_noise;    // the same
-  std::vector<uint32_t> words;
-  std::array<std::vector<std::vector<R>>, 2> active;  // [layer][blocks, out, kPanel]
-  std::vector<std::vector<R>> before;  // what slopes are made of where `active` does not have it
-  std::vector<R> slopes, next, turned, rows, tile;  // of the gradient
-
-  // Lets go of what wide nets needed, which nobody may need again.
-  void trim() {
-    size_t numbers = slopes.size() + next.size() + turned.size() + rows.size();
-    for (const auto& each : active)
-      for (const auto& layer : each) numbers += layer.size();
-    if (numbers * sizeof(R) > kKept) *this = MlpMemory();
-  }
-  static constexpr size_t kKept = size_t(16) << 20;
-
-  void fit(const MlpData& net) {
-    int64_t widest = 1;
-    for (const MlpLayer& l : net.layers) widest = std::max(widest, l.in);
-    const size_t numbers = size_t(kUnits * widest), room = numbers + 2 * kNoiseGroup;
-    weights.resize(numbers);
-    biases.resize(size_t(kUnits));
-    noise.resize(room);
-    bias_noise.resize(size_t(kUnits) + 2 * kNoiseGroup);
-    words.resize(std::max(room, bias_noise.size()));
-    for (auto& each : active) each.resize(net.layers.size());
-    before.resize(net.layers.size());
-  }
-};
 
 // Given vectors.
 template <class R>
@@ -150,7 +94,7 @@ class RegionSource {
  private:
   int64_t first() const { return unit_ * (draw_.antithetic ? 2 : 1); }
   // The noise of these coordinates; the second of a pair finds what the first one drew.
-  const float* draw(int64_t begin, int64_t n, int s, const float*& kept, std::vector<float>& room) {
+  const float* draw(int64_t begin, int64_t n, int s, const float*& kept, Buffer<float>& room) {
     if (s == 0) {
       const int64_t group = begin / kNoiseGroup, skip = begin % kNoiseGroup;
       normals_row(form_, draw_.key, uint32_t(unit_), group, skip + n, memory_.words.data(),

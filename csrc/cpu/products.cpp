@@ -4,23 +4,11 @@
 
 #include <cstring>
 
-#include "core/macros.hpp"
+#include "cpu/transpose.hpp"
 
 namespace unstuck::cpu {
 
 namespace {
-
-// 64 bytes: one register of AVX-512, two of AVX2, four of SSE2 and NEON.
-template <class R>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float type __attribute__((vector_size(64)));
-};
-template <>
-struct Vector<double> {
-  typedef double type __attribute__((vector_size(64)));
-};
 
 // kRows rows from `i` on: sums in registers, two loads and kRows broadcasts for 2 kRows products.
 template <int kRows, class R>

@@ -242,6 +242,18 @@ def mlp_candidates(
 ) -> None:
     """Losses of a multi-layer perceptron at candidates around a point."""
 
+def mlp_descend(
+    net: tuple[Any, ...],
+    points: Tensor,
+    exp_avgs: Tensor,
+    exp_avg_sqs: Tensor,
+    step: int,
+    segments: Sequence[tuple[Any, ...]],
+    losses: Tensor,
+    where: int,
+) -> None:
+    """A step of Adam from each of many points of a multi-layer perceptron."""
+
 def mlp_line(
     net: tuple[Any, ...],
     w: Tensor,

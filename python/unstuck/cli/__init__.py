@@ -15,7 +15,7 @@ from unstuck._extras import MissingExtraError, require
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = ("race", "minimize", "reproduce")
+COMMANDS = ("race", "minimize", "learn", "reproduce")
 
 
 def build_app() -> typer.Typer:

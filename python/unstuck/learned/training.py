@@ -59,10 +59,11 @@ class MetaTraining:
     ----------
     estimator : Estimator
         Where meta-gradients come from; its rule is the one that is trained.
-    steps : int
-        Meta-steps of the whole training.
+    steps : int, optional
+        Meta-steps of the whole training. By default there is no end to them: :meth:`run` stops by
+        time.
     lr : float
-        Meta-learning rate at the beginning; it falls to 0 along half a cosine.
+        Meta-learning rate at the beginning; with `steps` it falls to 0 along half a cosine.
     clip : float
         Highest norm of a meta-gradient; a larger one is shortened to it.
     judge_every : int
@@ -97,7 +98,7 @@ class MetaTraining:
     def __init__(
         self,
         estimator: Estimator,
-        steps: int,
+        steps: int | None = None,
         *,
         lr: float = 3e-3,
         clip: float = 1.0,
@@ -105,8 +106,9 @@ class MetaTraining:
         judges: int = 4,
         folder: Path | str | None = None,
     ) -> None:
-        for name, number in (("steps", steps), ("judge_every", judge_every), ("judges", judges)):
-            if number < 1:
+        counts = {"steps": steps, "judge_every": judge_every, "judges": judges}
+        for name, number in counts.items():
+            if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, not {number}")
         for name, value in (("lr", lr), ("clip", clip)):
             if not (math.isfinite(value) and value > 0):
@@ -125,7 +127,7 @@ class MetaTraining:
     @property
     def done(self) -> bool:
         """Whether all steps have been made."""
-        return len(self.rows) >= self.steps
+        return self.steps is not None and len(self.rows) >= self.steps
 
     @property
     def seconds(self) -> float:
@@ -154,7 +156,14 @@ class MetaTraining:
         -------
         UpdateRule
             The estimator's rule, with the trained parameters.
+
+        Raises
+        ------
+        ValueError
+            When neither steps nor time are limited.
         """
+        if self.steps is None and minutes == math.inf:
+            raise ValueError("a training without steps= has no end: give minutes=")
         saved = time.monotonic()
         while not self.done and self.seconds < 60 * minutes:
             row = self.step()
@@ -173,9 +182,10 @@ class MetaTraining:
         gradient, score, student_steps = self.estimator.estimate(self._theta.detach())
         self._theta.grad = gradient
         norm = float(torch.nn.utils.clip_grad_norm_([self._theta], self.clip))
-        self._adam.param_groups[0]["lr"] = (
-            self.lr * (1 + math.cos(math.pi * number / self.steps)) / 2
-        )
+        rate = self.lr
+        if self.steps is not None:
+            rate *= (1 + math.cos(math.pi * number / self.steps)) / 2
+        self._adam.param_groups[0]["lr"] = rate
         self._adam.step()
         number += 1
         judged = math.nan

@@ -7,6 +7,7 @@ from unstuck.plots.alme import (
     escapes_figure,
 )
 from unstuck.plots.blend import blend_figure
+from unstuck.plots.meta_training import meta_training_figure
 from unstuck.plots.problem_race import problem_race_figure
 from unstuck.plots.race import race_figure
 from unstuck.plots.search import convergence_figure, trajectory_figure
@@ -18,6 +19,7 @@ __all__ = [
     "convergence_figure",
     "escape_distances_figure",
     "escapes_figure",
+    "meta_training_figure",
     "problem_race_figure",
     "race_figure",
     "trajectory_figure",

@@ -1,0 +1,88 @@
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from unstuck.cli import build_app
+from unstuck.learned import load
+
+SMALL = ["--family", "quadratics", "--unrolls", "2", "--students", "4", "--horizon", "10,20"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return CliRunner().invoke(build_app(), ["learn", *arguments])
+
+    return run
+
+
+def plain(text):
+    """Text without colours, boxes and line breaks."""
+    return re.sub(r"[\s│]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def test_trains_and_goes_on(run, tmp_path):
+    done = run(*SMALL, "--steps", "3", "--rule", "mlp:hidden=4:control=4", "--out", "deep/er")
+    assert done.exit_code == 0, done.output
+    assert "meta-step 3: objective on fixed tasks" in done.output
+    assert "3 meta-steps in" in done.output
+    folder = tmp_path / "deep/er"
+    assert load(folder / "rule.safetensors").config() == {"hidden": 4, "control": 4}
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    first = json.loads((folder / "curve.json").read_text())
+    assert first["step"] == [1, 2, 3]
+    again = run(*SMALL, "--steps", "3", "--rule", "mlp:hidden=4:control=4", "--out", "deep/er")
+    assert again.exit_code == 0, again.output
+    assert "Going on from step 3 in deep/er" in again.output
+    assert json.loads((folder / "curve.json").read_text()) == first
+
+
+@pytest.mark.parametrize("estimator", ["evolution", "backprop"])
+def test_stops_by_time(run, tmp_path, estimator):
+    done = run(*SMALL, "--minutes", "0.005", "--estimator", estimator)
+    assert done.exit_code == 0, done.output
+    curve = json.loads((tmp_path / "learned/curve.json").read_text())
+    assert curve["step"][-1] >= 1
+    assert curve["options"]["estimator"] == estimator
+
+
+def test_no_time_is_no_step(run, tmp_path):
+    done = run(*SMALL, "--minutes", "0")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "learned/rule.safetensors").exists()
+    assert not (tmp_path / "learned/curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "quadratic"], "unknown family 'quadratic': known are"),
+        (["--rule", "mpl"], "unknown rule 'mpl': known are"),
+        (["--rule", "mlp:hidden"], "'hidden' is no setting: write mlp:key=value"),
+        (["--rule", "mlp:hiden=3"], "unexpected keyword argument 'hiden'"),
+        (["--rule", "mlp:hidden=0"], "hidden: 0"),
+        (["--estimator", "es"], "unknown estimator 'es': known are backprop, evolution"),
+        (["--horizon", "20"], "'20' is not two numbers of steps"),
+        (["--horizon", "20,10"], "the lower first, not (20, 10)"),
+        (["--students", "3"], "students=3 must be even"),
+        (["--sigma", "0"], "sigma must be a positive number, not 0.0"),
+        (["--lr", "-1"], "lr must be a positive number, not -1.0"),
+        (["--validation", "2"], "validation must be from 0 to 1, not 2.0"),
+        (["--scale", "lgo"], "scale must be one of log, linear, not 'lgo'"),
+    ],
+)
+def test_usage_errors_say_what_is_wrong(run, arguments, message):
+    done = run("--minutes", "0", *arguments)
+    assert done.exit_code == 2
+    assert message in plain(done.output)
+
+
+def test_other_options_do_not_go_on(run):
+    assert run(*SMALL, "--minutes", "0").exit_code == 0
+    other = run(*SMALL, "--minutes", "0", "--lr", "0.5")
+    assert other.exit_code == 2
+    assert "lr=0.003, not 0.5" in plain(other.output)

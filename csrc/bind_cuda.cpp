@@ -5,12 +5,14 @@
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
+#include "bind_mlp.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
 #include "cuda/attention_backend.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
+#include "cuda/mlp.hpp"
 #include "cuda/objectives.hpp"
 #include "cuda/trials.hpp"
 
@@ -78,6 +80,41 @@ struct CudaBackend {
     cuda::check(cuda::net_candidates(net, region, draw, count, losses, memory,
                                      reinterpret_cast<void*>(stream)));
   }
+  template <class R>
+  static void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses,
+                         R* gradients, const Lent& lent, uintptr_t stream) {
+    const auto kind = gradients ? cuda::MlpKind::gradients : cuda::MlpKind::points;
+    double* memory = room(lent, cuda::mlp_workspace(net, sizeof(R), kind, count));
+    cuda::check(cuda::mlp_points(net, points, count, losses, gradients, memory,
+                                 reinterpret_cast<void*>(stream)));
+  }
+  template <class R>
+  static void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawView& draw,
+                             int64_t count, R* losses, const Lent& lent, uintptr_t stream) {
+    double* memory =
+        room(lent, cuda::mlp_workspace(net, sizeof(R), cuda::MlpKind::candidates, count));
+    cuda::check(cuda::mlp_candidates(net, region, draw, count, losses, memory,
+                                     reinterpret_cast<void*>(stream)));
+  }
+  template <class R>
+  static void mlp_line(const MlpData& net, const R* w, const R* d, const R* rates, int64_t count,
+                       R* losses, const Lent& lent, uintptr_t stream) {
+    double* memory = room(lent, cuda::mlp_workspace(net, sizeof(R), cuda::MlpKind::line, count));
+    cuda::check(
+        cuda::mlp_line(net, w, d, rates, count, losses, memory, reinterpret_cast<void*>(stream)));
+  }
+  static int64_t mlp_workspace(const py::object& net, const std::string& kind,
+                               const py::object& count) {
+    constexpr const char* kinds[] = {"points", "gradients", "candidates", "line"};
+    int which = 0;
+    while (which < cuda::kMlpKinds && kind != kinds[which]) ++which;
+    if (which == cuda::kMlpKinds)
+      throw py::value_error("kind must be points, gradients, candidates or line, not " + kind);
+    Arrays arrays(kDeviceType);
+    const MlpData data = read_mlp(arrays, net);
+    return cuda::mlp_workspace(data, size_of(arrays.dtype()), cuda::MlpKind(which),
+                               integer(count, {"count"}, 0, UINT32_MAX));
+  }
   static double* room(const Lent& lent, int64_t numbers) {
     return cuda::Workspace{lent.memory, lent.size}.room(numbers);
   }
@@ -119,6 +156,11 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("landscape_gradients_workspace", &unstuck::cuda::landscape_gradients_workspace,
         py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");
   unstuck::bind_objectives<unstuck::CudaBackend>(m);
+  unstuck::bind_mlp<unstuck::CudaBackend>(m);
+  m.def("mlp_workspace", &unstuck::CudaBackend::mlp_workspace, py::arg("net"), py::arg("kind"),
+        py::arg("count"),
+        "float64 numbers that mlp_points() without (\"points\") or with \"gradients\", "
+        "mlp_candidates() and mlp_line() need.");
   m.def("regression_trials_workspace", &unstuck::cuda::regression_trials_workspace, py::arg("n"),
         py::arg("dim"), py::arg("count"), "float64 numbers that regression_trials() needs.");
   m.def("net_trials_workspace", &unstuck::cuda::net_trials_workspace, py::arg("n"),

@@ -39,10 +39,8 @@ UNSTUCK_HD float normal_distribution(float x) {
       horner(t, 0.254829592f, -0.284496736f, 1.421413741f, -1.453152027f, 1.061405429f);
   return x < 0.0f ? tail : 1.0f - tail;
 }
-#if !defined(__CUDACC__)
-UNSTUCK_HD double hyperbolic_tangent(double x) { return std::tanh(x); }
-UNSTUCK_HD double normal_distribution(double x) { return 0.5 * std::erfc(-x * 0.7071067811865476); }
-#endif
+UNSTUCK_HD double hyperbolic_tangent(double x) { return tanh(x); }
+UNSTUCK_HD double normal_distribution(double x) { return 0.5 * erfc(-x * 0.7071067811865476); }
 
 template <class R>
 UNSTUCK_HD R gelu_argument(R x) {

@@ -1,5 +1,7 @@
 """unstuck's kernels on NVIDIA GPUs."""
 
+from typing import Any
+
 # The same names, for tensors on CUDA devices.
 from unstuck._C import AdamPlan as AdamPlan
 from unstuck._C import AttentionPlan as AttentionPlan
@@ -11,6 +13,9 @@ from unstuck._C import init as init
 from unstuck._C import landscape_gradients as landscape_gradients
 from unstuck._C import landscape_trials as landscape_trials
 from unstuck._C import linear_candidates as linear_candidates
+from unstuck._C import mlp_candidates as mlp_candidates
+from unstuck._C import mlp_line as mlp_line
+from unstuck._C import mlp_points as mlp_points
 from unstuck._C import net_candidates as net_candidates
 from unstuck._C import net_trials as net_trials
 from unstuck._C import noise_forms as noise_forms
@@ -32,6 +37,12 @@ def landscape_trials_workspace(dim: int, count: int) -> int:
 
 def linear_candidates_workspace(n: int, count: int, antithetic: bool) -> int:
     """float64 numbers that linear_candidates() needs."""
+
+def mlp_workspace(net: tuple[Any, ...], kind: str, count: int) -> int:
+    """float64 numbers that a call of mlp_points(), mlp_candidates() or mlp_line() needs.
+
+    The kind is "points", "gradients" (with them), "candidates" or "line".
+    """
 
 def net_candidates_workspace(n: int, count: int) -> int:
     """float64 numbers that net_candidates() needs."""

@@ -6,13 +6,13 @@ point, a candidate's noise or a line as they are read.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unstuck.ops import _native, candidates, reference_mlp
-from unstuck.ops._candidates_now import dense, dense_region, native_for, where
+from unstuck.ops._candidates_now import dense, dense_region, native_for, on, where
 from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.reference_mlp import ACTIVATIONS, LOSSES
 
@@ -129,16 +129,26 @@ def _check_vector(net: Net, name: str, x: Tensor, shape: tuple[int, ...]) -> Non
         )
 
 
-def _kernels(net: Net) -> tuple[object, ...] | None:
-    """Return the net as the kernels take it, or None where there is none for it."""
+def _run(net: Net, kind: str, arguments: tuple[Any, ...], out: Tensor) -> bool:
+    """Write the losses by a kernel; False where there is none for this net.
+
+    The kind is "points", "gradients" (with them), "candidates" or "line".
+    """
     module = native_for(net.X)
     if module is None or not hasattr(module, "mlp_points"):
-        return None
+        return False
     layers = [(*layer[:4], ACTIVATIONS.index(layer.activation)) for layer in net.layers]
     rows = net.X.stride(1) == 1 and net.X.stride(0) >= net.X.shape[1]  # side by side
     X = net.X if rows and not net.X.is_neg() else net.X.contiguous()
-    y = dense(net.y)
-    return module, (X, y, layers, LOSSES.index(net.loss), float(net.factor), net.dim)
+    data = (X, dense(net.y), layers, LOSSES.index(net.loss), float(net.factor), net.dim)
+    name = "mlp_points" if kind == "gradients" else f"mlp_{kind}"
+    with on(out.device):
+        memory: list[Tensor] = []
+        if hasattr(module, "mlp_workspace"):  # on CUDA
+            size = module.mlp_workspace(data, kind, len(out))
+            memory.append(torch.empty(size, dtype=torch.float64, device=out.device))
+        getattr(module, name)(data, *arguments, where(out.device), *memory)
+    return True
 
 
 def losses(net: Net, points: Tensor) -> Tensor:
@@ -206,9 +216,8 @@ def _points(net: Net, points: Tensor, gradients: Tensor | None) -> Tensor:
     check(net)
     _check_vector(net, "points", points, (len(points), net.dim))
     out = points.new_empty(len(points))
-    if (native := _kernels(net)) is not None:
-        module, data = native
-        module.mlp_points(data, dense(points), out, gradients, where(out.device))  # type: ignore[attr-defined]
+    kind = "points" if gradients is None else "gradients"
+    if _run(net, kind, (dense(points), out, gradients), out):
         return out
     return reference_mlp.losses(net, points, out, gradients)
 
@@ -248,9 +257,7 @@ def candidate_losses(net: Net, region: Region, draw: Draw, count: int) -> Tensor
     candidates.check(region, draw, count)
     _check_vector(net, "region.mean", region.mean, (net.dim,))
     out = region.mean.new_empty(count)
-    if (native := _kernels(net)) is not None:
-        module, data = native
-        module.mlp_candidates(data, dense_region(region), draw, out, where(out.device))  # type: ignore[attr-defined]
+    if _run(net, "candidates", (dense_region(region), draw, out), out):
         return out
     return reference_mlp.candidate_losses(net, region, draw, out)
 
@@ -289,8 +296,6 @@ def line_losses(net: Net, w: Tensor, d: Tensor, rates: Tensor) -> Tensor:
     _check_vector(net, "d", d, (net.dim,))
     _check_vector(net, "rates", rates, (len(rates),))
     out = rates.new_empty(len(rates))
-    if (native := _kernels(net)) is not None:
-        module, data = native
-        module.mlp_line(data, dense(w), dense(d), dense(rates), out, where(out.device))  # type: ignore[attr-defined]
+    if _run(net, "line", (dense(w), dense(d), dense(rates), out), out):
         return out
     return reference_mlp.line_losses(net, w, d, rates, out)

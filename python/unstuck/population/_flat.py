@@ -27,7 +27,7 @@ class Flat:
     @property
     def plain(self) -> bool:
         """Whether the vector holds the parameters' numbers just as they lie in memory."""
-        return self.device.type == "cpu" and all(
+        return self.device.type in ("cpu", "cuda") and all(
             type(p) in (Tensor, Parameter) and p.dtype == self.dtype and p.device == self.device
             for p in self.params
         )

@@ -117,7 +117,8 @@ class Record(Replace):
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self._X is None:
-            plain = input.ndim == 2 and input.numel() and input.dtype == weight.dtype
+            fits = input.dtype == weight.dtype and input.device == weight.device
+            plain = input.ndim == 2 and input.numel() and fits
             if not plain or self._ours(input) or _wanted(input) or type(input) is not Tensor:
                 raise NotPlainError
             self._X, self._version = input.detach(), input._version
@@ -125,7 +126,7 @@ class Record(Replace):
             raise NotPlainError
         outputs, inputs = weight.shape
         fits = input.shape[1] == inputs and (bias is None or bias.shape == (outputs,))
-        if not fits or torch.is_autocast_enabled("cpu"):
+        if not fits or torch.is_autocast_enabled(weight.device.type):
             raise NotPlainError
         begin = self._place(weight)
         self._layers.append(
@@ -173,11 +174,14 @@ class Record(Replace):
         ignored, loss = settings.pop("ignore_index", -100), LOSSES[func]
         if settings or not isinstance(target, Tensor) or self._ours(target):
             raise NotPlainError
+        if target.device != self._X.device:
+            raise NotPlainError
         n, outputs = len(self._X), self._layers[-1].outputs
         if loss == "cross-entropy":
             if self._shape or target.shape != (n,) or target.dtype != torch.int64 or ignored >= 0:
                 raise NotPlainError
-            if int(target.min()) < 0 or int(target.max()) >= outputs:
+            lowest, highest = torch.stack(target.aminmax()).tolist()  # a GPU is asked once
+            if lowest < 0 or highest >= outputs:
                 raise NotPlainError
         elif target.shape != input.shape or target.dtype != self._X.dtype or _wanted(target):
             raise NotPlainError
@@ -203,7 +207,7 @@ def recognise(closure: Closure, params: Sequence[Tensor], gradient: bool = False
     closure : callable
         It is called once.
     params : sequence of Tensor
-        Parameters on the CPU, all of one dtype, in the order of the flat vector.
+        Parameters on one device, all of one dtype, in the order of the flat vector.
     gradient : bool
         Whether gradients are wanted.
     """

@@ -148,10 +148,13 @@ def softmax(
     return out, Moments(shift, square), float(ess)
 
 
-def sample(plan: Plan, region: Region, draw: Draw, first: int, count: int) -> Tensor:
-    """Return the candidates [count, D]."""
+def sample(
+    plan: Plan, region: Region, draw: Draw, first: int, count: int, out: Tensor | None = None
+) -> Tensor:
+    """Return the candidates [count, D], in `out` if given."""
     mean = region.mean
-    out = torch.empty(count, mean.numel(), dtype=mean.dtype, device=mean.device)
+    if out is None:
+        out = torch.empty(count, mean.numel(), dtype=mean.dtype, device=mean.device)
     sigma = region.sigma
     if isinstance(sigma, Tensor):
         region = region._replace(sigma=sigma[: first + count])

@@ -64,7 +64,7 @@ def _plan(module: Any, region: Region, objective: Landscape | None = None) -> An
     return now.plan_for(module, objective.dim, objective.name, objective.parameters)
 
 
-def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
+def sample(region: Region, draw: Draw, first: int, count: int, out: Tensor | None = None) -> Tensor:
     """Return candidates as a tensor.
 
     Parameters
@@ -74,11 +74,13 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
         on.
     first, count : int
         Which of them: `first`, ..., ``first + count - 1``.
+    out : Tensor, optional
+        Contiguous memory [count, D] to write them to, like the region's mean.
 
     Returns
     -------
     Tensor
-        [count, D].
+        [count, D], `out` if given.
 
     Raises
     ------
@@ -96,12 +98,30 @@ def sample(region: Region, draw: Draw, first: int, count: int) -> Tensor:
     check(region, draw, total)
     if first + count > total:
         raise ValueError(f"sigma has {total} entries, but candidate {first + count - 1} is wanted")
-    if now.is_traced():
-        return library.sample(region, draw, first, count)
-    if module := now.native_for(region.mean):
-        return now.sample(_plan(module, region), region, draw, first, count)
+    if out is not None:
+        _check_out(out, region.mean, count)
+    if not now.is_traced() and (module := now.native_for(region.mean)):
+        if out is not None and not out.is_inference():
+            torch.autograd.graph.increment_version(out)
+        return now.sample(_plan(module, region), region, draw, first, count, out)
     with torch.no_grad():
-        return reference.sample(region, draw, first, count)
+        kind = library if now.is_traced() else reference
+        found = kind.sample(region, draw, first, count)
+        return found if out is None else out.copy_(found)
+
+
+def _check_out(out: Tensor, mean: Tensor, count: int) -> None:
+    """Refuse memory that candidates do not fit."""
+    shape = (count, mean.numel())
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a torch.Tensor, not {type(out).__name__}")
+    if out.shape != shape or out.dtype != mean.dtype or out.device != mean.device:
+        raise ValueError(
+            f"out must have the shape {[*shape]} and be {mean.dtype} on {mean.device}, not "
+            f"{[*out.shape]}, {out.dtype} on {out.device}"
+        )
+    if not out.is_contiguous():
+        raise ValueError("out must be contiguous: pass out.contiguous() and copy it back")
 
 
 def _evaluation(objective: Any, region: Region) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unstuck.optim import ALME, _alme_escape
+from unstuck.optim import ALME, _alme_candidates, _alme_escape
 from unstuck.population._flat import Flat
 
 from .alme_model import Model, X, Y
@@ -20,24 +20,23 @@ WAYS = pytest.mark.parametrize("together", [True, False], ids=["together", "one 
 
 
 # ---------------------------------------------------------------- candidates
-def points_of(optimizer: ALME, scales: list[float]) -> tuple[Tensor, Tensor, Flat]:
-    params = optimizer._moving
-    flat = Flat(params)
-    start = flat.gather(params)
+def points_of(optimizer: ALME) -> tuple[Tensor, Tensor, Flat]:
     iteration = optimizer._search["iteration"]
     with torch.no_grad():
-        points = _alme_escape._candidates(optimizer, params, flat, start, scales)
+        crowd = _alme_candidates.Candidates(optimizer, optimizer._moving)
+        points = crowd.points(0, len(crowd))
     optimizer._search["iteration"] = iteration
-    return start, points, flat
+    return crowd.start, points, crowd.flat
 
 
 def test_candidates_spread_by_the_size_and_the_effective_step():
     torch.manual_seed(0)
     p = nn.Parameter(torch.randn(50_000) * 3)
-    optimizer = ALME([p], lr=0.02, mode="plain", betas=(0.8, 0.99))
+    scales = {0.5: 1, 4.0: 1}
+    optimizer = ALME([p], lr=0.02, mode="plain", betas=(0.8, 0.99), scales=scales)
     for _ in range(3):
         optimizer.step(lambda: (p * torch.linspace(0.1, 2, 50_000)).sum())
-    start, points, _ = points_of(optimizer, [0.5, 4.0])
+    start, points, _ = points_of(optimizer)
     assert torch.equal(points[0], start)
     assert torch.equal(points[1], start)
     v = optimizer.state[p]["exp_avg_sq"]
@@ -55,7 +54,7 @@ def test_the_adaptive_mode_bounds_the_spread_and_moves_zeros():
         optimizer = ALME([p], lr=0.1, mode=mode)
         optimizer.step(lambda p=p: (p * torch.tensor([1e-6, 1e-6, 10.0])).sum())
         with torch.no_grad():
-            spread = _alme_escape._spreads(optimizer, [p], Flat([p]))
+            spread = _alme_candidates.spreads(optimizer, [p], Flat([p]))
         w = p.detach().abs()
         if mode == "plain":
             root = 0.001**0.5
@@ -72,7 +71,7 @@ def test_the_adaptive_mode_bounds_the_spread_and_moves_zeros():
 def test_scales_that_do_well_get_more_of_the_next_candidates():
     model = Model(mode="adaptive", scales={0.5: 2, 1.0: 4, 2.0: 2})
     optimizer = model.optimizer
-    draw, learn = _alme_escape._draw_scales, _alme_escape._learn
+    draw, learn = _alme_candidates.draw_scales, _alme_candidates.learn
     assert draw(optimizer) == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
     for _ in range(10):
         scales = draw(optimizer)
@@ -100,7 +99,7 @@ def test_the_winner_is_that_of_separate_adam_runs(together: bool, grouped: bool)
     for _ in range(3):
         model.optimizer.step(model.closure)
     scales = [0.02] * 3 + [0.05] * 3
-    start, points, flat = points_of(model.optimizer, scales)
+    start, points, flat = points_of(model.optimizer)
     ends, twin = [], copy.deepcopy(model.model)
     for i, point in enumerate(points):
         with torch.no_grad():
@@ -229,7 +228,7 @@ def test_every_mini_step_sees_a_fresh_batch_and_all_candidates_the_same(together
     assert len(distinct) == 3 + 1
     assert torch.equal(torch.get_rng_state(), random)
     if not together:
-        assert len(model.drawn) == 11 * 3 + 12
+        assert len(model.drawn) == 11 * 3 + 12 + 1
 
 
 def test_where_batches_differ_a_better_place_must_be_so_beyond_their_noise():
@@ -312,7 +311,7 @@ def test_what_has_never_been_stepped_and_what_is_frozen_stay():
         p.grad = torch.ones_like(p)
     model.optimizer.step()
     late_at = late.detach().clone()
-    _, points, flat = points_of(model.optimizer, [1.0, 8.0])
+    _, points, flat = points_of(model.optimizer)
     for point in points:
         assert torch.equal(flat.split(point)[0], late_at)
     model.optimizer.escape(model.closure)

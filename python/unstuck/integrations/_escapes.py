@@ -15,8 +15,8 @@ class Escapes:
     """Makes the escapes of an :class:`unstuck.optim.ALME` whose steps get no closure.
 
     Call it after every step of the optimizer. Where an escape is due, it evaluates `loss` on
-    batches of `loader`: with the optimizer's `module` a fresh one for every step of the candidates,
-    without it the same one for all of an escape, since candidates then come one after another.
+    batches of `loader`: a fresh one for every step of the candidates where these are evaluated
+    together (:attr:`unstuck.optim.ALME.evaluates_together`), else one for all of an escape.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Escapes:
         """
         if not self.optimizer.escape_due:
             return False
-        if self.optimizer.module is not None:
+        if self.optimizer.evaluates_together:
             return self.optimizer.escape(lambda: self._loss(self._batch()))
         batch = self._batch()
         return self.optimizer.escape(lambda: self._loss(batch))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from unstuck.ops import adam, candidates
-from unstuck.ops.candidates import Draw, Region
+from unstuck.ops import adam
+from unstuck.ops.descent import Segment
+from unstuck.optim import _alme_candidates as drawn
 from unstuck.optim import _alme_groups as groups
 from unstuck.optim import _layout as layout
-from unstuck.optim import _validate as validate
+from unstuck.optim._alme_candidates import Candidates
 from unstuck.optim._alme_population import OneByOne, Population, Together
 from unstuck.optim._alme_settings import Escape
 from unstuck.optim._trials import Closure
@@ -23,9 +23,42 @@ if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 
-LEARNING = 0.3  # how much one escape counts in the shares of the scales
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
-FLOOR = 0.1  # of a tensor's root mean square: what its smallest elements move like
+REPEATED = 1e-4  # the same, where the sums of a GPU may come in another order
+STACKS = 4  # vectors of each candidate: its point, gradient and two moments
+LARGEST = 2 << 30  # bytes that these take together by default
+UNREPEATABLE = (
+    "the closure returns another loss when it is called again with the same random numbers, so "
+    "candidates that come one after another cannot be compared: let it use one batch, or draw that "
+    "by torch's generators"
+)
+
+
+class Outcome(NamedTuple):
+    """What a mini-optimisation led to.
+
+    Attributes
+    ----------
+    losses : Tensor
+        To be lowered, of all that took part, on the same batches [B, N].
+    gradients, evaluations : int
+        How many of them were evaluated, and how many losses without.
+    best : int
+        The best candidate.
+    point, exp_avg, exp_avg_sq : Tensor
+        Where that has got to [P], and its moments.
+    reason : str
+        Why candidates could not be compared, or nothing.
+    """
+
+    losses: Tensor
+    gradients: int
+    evaluations: int
+    best: int
+    point: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    reason: str = ""
 
 
 def due(optimizer: ALME) -> bool:
@@ -40,50 +73,121 @@ def due(optimizer: ALME) -> bool:
     return optimizer.stagnant
 
 
+def together(optimizer: ALME) -> bool:
+    """Whether all candidates are evaluated at once: the module is known, and they fit in memory."""
+    if optimizer.module is None:
+        return False
+    flat = Flat(optimizer._moving)
+    size = STACKS * (optimizer._escapes.popsize + 2) * flat.dim * flat.dtype.itemsize
+    memory = optimizer._escapes.memory
+    return size <= (LARGEST if memory is None else memory)
+
+
 def escape(optimizer: ALME, closure: Closure, eval_closure: Closure | None) -> Escape:
     """Draw candidates, optimise them for a few steps, and take the best if it beats staying."""
-    settings, search = optimizer._escapes, optimizer._search
-    params = optimizer._moving
-    flat = Flat(params)
-    sign = -1.0 if optimizer.defaults["maximize"] else 1.0
-    start = flat.gather(params)
-    scales = _draw_scales(optimizer)
-    points = _candidates(optimizer, params, flat, start, scales)
-    population: Population = _population(optimizer, params)
-    with population:
-        population.use(closure)
-        moments = _descend(optimizer, flat, population, points[1:])
-        if eval_closure is not None:
-            population.use(eval_closure)
-        losses, calls = _measure(population, points, settings.batches, sign)
-    means = losses.mean(0)
-    home, best = int(means[:2].argmin()), 2 + int(means[2:].argmin())
+    search, params = optimizer._search, optimizer._moving
+    crowd = Candidates(optimizer, params)
+    contest = _at_once if together(optimizer) else _in_turn
+    result = contest(optimizer, crowd, closure, eval_closure)
+    means = result.losses.mean(0)
+    home, best = int(means[:2].argmin()), result.best
     stay, lowest = float(means[home]), float(means[best])
-    accepted = _is_better(losses[:, best], losses[:, home])
+    accepted = _is_better(result.losses[:, best], result.losses[:, home])
     if accepted:
-        _take(params, flat, points[best])
-        _take_state(optimizer, params, flat, [x[best - 1] for x in moments])
-    reason = "" if accepted else "no candidate has a finite loss"
-    if not accepted and math.isfinite(lowest):
-        reason = "nothing better was found"
-    search["nfev"] += settings.gradients + calls * len(points)
-    search["ngev"] += settings.gradients
+        _take(params, crowd.flat, result.point)
+        _take_state(optimizer, params, crowd.flat, [result.exp_avg, result.exp_avg_sq])
+    reason = result.reason
+    if not accepted and not reason:
+        reason = (
+            "nothing better was found"
+            if math.isfinite(lowest)
+            else "no candidate has a finite loss"
+        )
+    search["nfev"] += result.gradients + result.evaluations
+    search["ngev"] += result.gradients
     search["attempts"] += 1
     search["escapes"] += accepted
-    _learn(optimizer, scales, means[2:])
+    drawn.learn(optimizer, crowd.scales, means[2:])
     optimizer._stats[[adam.Stat.SEEN_NORMS, adam.Stat.SEEN_LOSSES, adam.Stat.FLAT_STEPS]] = 0
-    distance = float((points[best] - start).double().norm())
+    distance = float((result.point - crowd.start).double().norm())
+    sign = optimizer._sign
     record = Escape(
-        search["steps"], stay * sign, lowest * sign, accepted, distance, scales[best - 2], reason
+        search["steps"],
+        stay * sign,
+        lowest * sign,
+        accepted,
+        distance,
+        crowd.scales[best - 2],
+        reason,
     )
     optimizer.history.append(record)
     return record
 
 
+# ---------------------------------------------------------------- who takes part, and how it ends
+def _at_once(
+    optimizer: ALME, crowd: Candidates, closure: Closure, eval_closure: Closure | None
+) -> Outcome:
+    """Let all of them make their steps together: one call of the closure a step."""
+    settings = optimizer._escapes
+    population = _population(optimizer, crowd.params)
+    points = crowd.points(0, len(crowd), population.room("points", len(crowd)))
+    with population:
+        population.use(closure)
+        moments = _descend(optimizer, crowd, population, points[1:])
+        if eval_closure is not None:
+            population.use(eval_closure)
+        losses, calls = _measure(population, points, settings.batches, optimizer._sign, stop=True)
+    best = 2 + int(losses.mean(0)[2:].argmin())
+    evaluations = calls * len(points)
+    exp_avg, exp_avg_sq = (x[best - 1] for x in moments)
+    return Outcome(losses, settings.gradients, evaluations, best, points[best], exp_avg, exp_avg_sq)
+
+
+def _in_turn(
+    optimizer: ALME, crowd: Candidates, closure: Closure, eval_closure: Closure | None
+) -> Outcome:
+    """Let one after another make its steps, on the same batches, and keep the best so far.
+
+    Two of them are in memory at a time, however many there are.
+    """
+    settings, sign, population = optimizer._escapes, optimizer._sign, OneByOne(crowd.params)
+    steps, batches = settings.n_eval_steps, settings.batches
+    kept = (crowd.start, crowd.start, crowd.start)  # until there is a candidate
+    best, gradients, evaluations, reason = 2, 0, 0, ""
+    with population:
+        for i in (1, 0, *range(2, len(crowd))):  # the first makes every call: these are the batches
+            points = crowd.points(i, 1)
+            population.use(closure)
+            population.rewind(0)
+            if i:
+                exp_avg, exp_avg_sq = _descend(optimizer, crowd, population, points)
+                gradients += steps
+            population.rewind(steps)
+            if eval_closure is not None:
+                population.use(eval_closure)
+            column, calls = _measure(population, points, batches, sign, stop=i == 1)
+            evaluations += calls
+            if i == 1:
+                batches = len(column)
+                losses = torch.full((batches, len(crowd)), torch.inf, dtype=column.dtype)
+                population.rewind(steps)
+                again, calls = _measure(population, points, 1, sign)
+                evaluations += calls
+                if not torch.allclose(again[0], column[0], rtol=REPEATED, atol=0):
+                    reason = UNREPEATABLE
+            losses[:, i] = column[:, 0]
+            if reason:
+                break
+            if i >= 2 and (i == 2 or losses[:, i].mean() < losses[:, best].mean()):
+                best, kept = i, (points[0], exp_avg[0], exp_avg_sq[0])
+    return Outcome(losses, gradients, evaluations, best, *kept, reason)
+
+
 def _measure(
-    population: Population, points: Tensor, batches: int, sign: float
+    population: Population, points: Tensor, batches: int, sign: float, stop: bool = False
 ) -> tuple[Tensor, int]:
-    """Return losses [B, K] on so many batches, or on one where the next one gives the same.
+    """Return losses [B, K] on so many batches; with `stop` on one, if the next gives the same.
 
     They are to be lowered; the number is that of calls.
     """
@@ -91,7 +195,7 @@ def _measure(
     for call in range(1, batches + 1):
         losses = population.losses(points).double().cpu() * sign
         losses = torch.where(torch.isfinite(losses), losses, torch.inf)
-        if call == 2 and torch.allclose(losses, rows[0], rtol=ALIKE, atol=0):
+        if stop and call == 2 and torch.allclose(losses, rows[0], rtol=ALIKE, atol=0):
             return torch.stack(rows), call
         rows.append(losses)
     return torch.stack(rows), batches
@@ -109,8 +213,8 @@ def _is_better(there: Tensor, here: Tensor) -> bool:
 
 
 def _population(optimizer: ALME, params: list[Tensor]) -> Population:
-    if optimizer.module is None:
-        return OneByOne(params)
+    """Return what evaluates all at once; what it knows of the model outlives an escape."""
+    assert optimizer.module is not None
     kept = optimizer._population
     if kept is None or not kept.fits(params):
         kept = Together(optimizer.module, params, optimizer._escapes.memory)
@@ -118,120 +222,27 @@ def _population(optimizer: ALME, params: list[Tensor]) -> Population:
     return kept
 
 
-# ---------------------------------------------------------------- candidates
-def _draw_scales(optimizer: ALME) -> list[float]:
-    """Return the scale of each candidate: as many as given, or more of those that succeeded."""
-    settings = optimizer._escapes
-    counts = [count for _, count in settings.scales]
-    if settings.mode == "adaptive":
-        counts = _shares(_weights(optimizer), settings.popsize)
-    return [scale for (scale, _), n in zip(settings.scales, counts, strict=True) for _ in range(n)]
-
-
-def _weights(optimizer: ALME) -> list[float]:
-    """Return the share that each scale has earned; at first the given one."""
-    pairs, popsize = optimizer._escapes.scales, optimizer._escapes.popsize
-    kept: list[float] = optimizer._search.get("weights", [])
-    return kept if len(kept) == len(pairs) else [count / popsize for _, count in pairs]
-
-
-def _shares(weights: list[float], total: int) -> list[int]:
-    """Deal `total` out by weights that sum to 1, one to each at least where there are enough."""
-    least = int(total >= len(weights))
-    rest = total - least * len(weights)
-    exact = [w * rest for w in weights]
-    counts = [int(x) for x in exact]
-    order = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for i in order[: rest - sum(counts)]:
-        counts[i] += 1
-    return [n + least for n in counts]
-
-
-def _learn(optimizer: ALME, scales: list[float], losses: Tensor) -> None:
-    """Let the scales of the best third of the candidates have more of the next ones."""
-    settings = optimizer._escapes
-    if settings.mode != "adaptive" or not bool(torch.isfinite(losses).any()):
-        return
-    best = losses.argsort(stable=True)[: max(1, len(scales) // 3)]
-    winners = [scales[int(i)] for i in best if math.isfinite(float(losses[i]))]
-    optimizer._search["weights"] = [
-        (1 - LEARNING) * w + LEARNING * winners.count(scale) / len(winners)
-        for w, (scale, _) in zip(_weights(optimizer), settings.scales, strict=True)
-    ]
-
-
-def _spreads(optimizer: ALME, params: list[Tensor], flat: Flat) -> Tensor:
-    """Return |w| s [P], with Adam's effective step sizes s; 0 of what has never been stepped.
-
-    In the adaptive mode s is at most 1, and |w| at least a tenth of its tensor's root mean square:
-    vanishing gradients would make the one endless, and zeros would never move by the other.
-    """
-    group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-    adaptive = optimizer._escapes.mode == "adaptive"
-    spreads = []
-    for p in params:
-        group, state = group_of[id(p)], optimizer.state.get(p, {})
-        w = (torch.view_as_real(p) if p.is_complex() else p).to(flat.dtype)
-        size = w.abs()
-        if adaptive and w.numel():
-            size = size.clamp_min(FLOOR * size.square().mean().sqrt())
-        size = size * _effective_step(state, group, w, adaptive)
-        spreads.append(torch.view_as_complex(size) if p.is_complex() else size)
-    return flat.gather(spreads)
-
-
-def _effective_step(
-    state: Mapping[str, Any], group: Mapping[str, Any], like: Tensor, bounded: bool
-) -> Tensor:
-    r"""Return :math:`lr \sqrt{1 - \beta_2^t} / (1 - \beta_1^t) / (\sqrt v + \epsilon)`."""
-    if "exp_avg_sq" not in state:
-        return torch.zeros_like(like)
-    beta1, beta2 = group["betas"]
-    t = float(state["step"])
-    rate = validate.number(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-    v = state["exp_avg_sq"]
-    v = torch.view_as_real(v) if v.is_complex() else v
-    size: Tensor = rate / (v.to(like.dtype).sqrt() + group["eps"])
-    return size.clamp_max(1.0) if bounded else size
-
-
-def _candidates(
-    optimizer: ALME, params: list[Tensor], flat: Flat, start: Tensor, scales: list[float]
-) -> Tensor:
-    """Return points [2 + C, P]: where we stand, twice, and the candidates."""
-    search = optimizer._search
-    sigma = torch.tensor([0.0, 0.0, *scales], dtype=flat.dtype, device=flat.device)
-    spread = torch.nan_to_num(_spreads(optimizer, params, flat))
-    draw = Draw(seed=optimizer._escapes.seed, iteration=search["iteration"])
-    search["iteration"] += 1
-    return candidates.sample(Region(start, sigma, spread), draw, 0, len(sigma))
-
-
 # ---------------------------------------------------------------- mini-optimisation
 def _descend(
-    optimizer: ALME, flat: Flat, population: Population, points: Tensor
+    optimizer: ALME, crowd: Candidates, population: Population, points: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Make Adam steps of all points at once, each with its own state; return that state."""
-    exp_avg, exp_avg_sq = torch.zeros_like(points), torch.zeros_like(points)
-    segments = _segments(optimizer, flat)
-    steps = [torch.zeros((), dtype=torch.float32, device=points.device) for _ in segments]
-    for _ in range(optimizer._escapes.n_eval_steps):
-        _, gradients = population.value_and_gradient(points)
-        every = (points, gradients, exp_avg, exp_avg_sq)
-        for step, (first, last, group) in zip(steps, segments, strict=True):
-            whole = last - first == points.shape[1]
-            parts = every if whole else tuple(x[:, first:last].contiguous() for x in every)
-            w, g, m, v = parts
-            adam.step([w], [g], [m], [v], [step], group)
-            if not whole:
-                for x, part in zip(every, parts, strict=True):
-                    x[:, first:last] = part
-    return exp_avg, exp_avg_sq
+    names = ("exp_avgs", "exp_avg_sqs")
+    exp_avgs, exp_avg_sqs = (population.room(name, len(points)).zero_() for name in names)
+    moments = exp_avgs, exp_avg_sqs
+    segments = _segments(optimizer, crowd.flat)
+    for number in range(1, optimizer._escapes.n_eval_steps + 1):
+        population.descend(points, moments, number, segments)
+        if crowd.still is not None:  # where hooks on parameters have set gradients to zero
+            points[:, crowd.still] = crowd.start[crowd.still]
+            for x in moments:
+                x[:, crowd.still] = 0
+    return moments
 
 
-def _segments(optimizer: ALME, flat: Flat) -> list[tuple[int, int, adam.Group]]:
+def _segments(optimizer: ALME, flat: Flat) -> list[Segment]:
     """Return which columns have which settings; neighbours alike are one segment."""
-    segments: list[tuple[int, int, adam.Group]] = []
+    segments: list[Segment] = []
     sizes = dict(zip(map(id, flat.params), flat.sizes, strict=True))
     at = 0
     for group in optimizer.param_groups:
@@ -243,12 +254,12 @@ def _segments(optimizer: ALME, flat: Flat) -> list[tuple[int, int, adam.Group]]:
             settings = settings._replace(lr=settings.lr.to(flat.device))
         alike = segments and all(
             x is y or (not isinstance(x, Tensor) and not isinstance(y, Tensor) and x == y)
-            for x, y in zip(segments[-1][2], settings, strict=True)
+            for x, y in zip(segments[-1].group, settings, strict=True)
         )
         if alike:
-            segments[-1] = (segments[-1][0], at + width, settings)
+            segments[-1] = Segment(segments[-1].begin, at + width, settings)
         else:
-            segments.append((at, at + width, settings))
+            segments.append(Segment(at, at + width, settings))
         at += width
     return segments
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from unstuck.ops import descent
 from unstuck.optim._trials import Closure, RandomState, Trials
 from unstuck.population import PopulationLoss
 from unstuck.population._flat import Flat
+
+Moments = tuple[Tensor, Tensor]  # exp_avgs and exp_avg_sqs [K, P]
+Segments = Sequence[descent.Segment]
+
+KEPT = 64 << 20  # bytes of candidates and moments that are kept between escapes
 
 
 class Population(Protocol):
@@ -28,19 +35,11 @@ class Population(Protocol):
     def losses(self, points: Tensor) -> Tensor:
         """Return the losses [K] of points [K, P]."""
 
-    def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses [K] and the gradients [K, P] of points [K, P]."""
+    def descend(self, points: Tensor, moments: Moments, number: int, segments: Segments) -> None:
+        """Make step `number`, from 1, of Adam from points [K, P], in place."""
 
-
-class Caller:
-    """A closure that is put in later: what is known of a model outlives the closures of steps."""
-
-    def __init__(self) -> None:
-        self.closure: Closure = lambda: None
-
-    def __call__(self) -> Any:
-        """Call the closure that is in."""
-        return self.closure()
+    def room(self, name: str, rows: int) -> Tensor:
+        """Return memory [rows, P] of this name, with anything in it."""
 
 
 class Together:
@@ -51,21 +50,34 @@ class Together:
 
     def __init__(self, module: nn.Module, params: Sequence[Tensor], memory: int | None) -> None:
         self._module, self._params, self._memory = module, params, memory
-        self._caller = Caller()
-        self._made: dict[int, PopulationLoss] = {}
+        self._flat = Flat(params)
+        self._made: PopulationLoss | None = None
+        self._closure: Closure = lambda: None
+        self._room: dict[str, Tensor] = {}
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether these are the parameters that it was made for."""
         mine = self._params
         return len(params) == len(mine) and all(p is q for p, q in zip(params, mine, strict=True))
 
-    def _population(self, count: int) -> PopulationLoss:
-        if count not in self._made:
-            chunk = count if self._memory is None else None
-            self._made[count] = PopulationLoss(
-                self._module, self._caller, params=self._params, memory=self._memory, chunk=chunk
+    def _population(self) -> PopulationLoss:
+        """Return what is known of the model, with the closure of now."""
+        if self._made is None:
+            whole = sys.maxsize if self._memory is None else None
+            self._made = PopulationLoss(
+                self._module, self._closure, params=self._params, memory=self._memory, chunk=whole
             )
-        return self._made[count]
+        self._made.use(self._closure)
+        return self._made
+
+    def room(self, name: str, rows: int) -> Tensor:
+        """Return memory [rows, P] of this name, with anything in it.
+
+        It is kept from one escape to the next: fresh memory costs more than what is done with it.
+        """
+        if len(self._room.get(name, ())) != rows:
+            self._room[name] = _empty(self._flat, rows)
+        return self._room[name]
 
     def __enter__(self) -> Together:
         self._random = RandomState(self._params)
@@ -73,22 +85,23 @@ class Together:
 
     def __exit__(self, *error: Any) -> None:
         self._random.restore()
+        if sum(x.nbytes for x in self._room.values()) > KEPT:
+            self._room = {}
 
     def use(self, closure: Closure) -> None:
         """Evaluate this closure from now on."""
-        self._caller.closure = closure
+        self._closure = closure
 
     def losses(self, points: Tensor) -> Tensor:
         """Return the losses [K] of points [K, P]."""
-        found = self._population(len(points)).losses(points)
+        found = self._population().losses(points)
         self._move_on()
         return found
 
-    def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses [K] and the gradients [K, P] of points [K, P]."""
-        found = self._population(len(points)).value_and_gradient(points)
+    def descend(self, points: Tensor, moments: Moments, number: int, segments: Segments) -> None:
+        """Make step `number`, from 1, of Adam from points [K, P], in place."""
+        self._population().descend(points, *moments, number, segments)
         self._move_on()
-        return found
 
     def _move_on(self) -> None:
         """Let the next call draw another batch, where the closure draws by torch's generators."""
@@ -99,13 +112,16 @@ class Together:
 class OneByOne:
     """One candidate after another, with its values in the parameters themselves.
 
-    Every evaluation draws the same random numbers, so that a batch that the closure draws by
-    torch's generators is the same for all candidates.
+    The calls are numbered, and go back by :meth:`rewind`. A call draws the same random numbers
+    every time, so that a batch that the closure draws by torch's generators is the same for all
+    candidates.
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self._flat = Flat(params)
         self._trials = Trials(params, lambda: None, RandomState(params))
+        self._random: list[RandomState] = []  # from which each call draws
+        self._next = 0
 
     def __enter__(self) -> OneByOne:
         self._trials.__enter__()
@@ -119,8 +135,15 @@ class OneByOne:
         """Evaluate this closure from now on."""
         self._trials.use(closure)
 
+    def rewind(self, call: int) -> None:
+        """Go on with this call, one that has been made or the next one that has not."""
+        self._next = call
+
     def _each(self, points: Tensor, evaluate: Callable[[int], Tensor]) -> Tensor:
-        self._trials.draw_from(RandomState(self._trials.params))
+        if self._next == len(self._random):
+            self._random.append(RandomState(self._trials.params))
+        self._trials.draw_from(self._random[self._next])
+        self._next += 1
         losses = []
         for i, point in enumerate(points):
             self._trials.write(self._flat.split(point))
@@ -131,15 +154,24 @@ class OneByOne:
         """Return the losses [K] of points [K, P]."""
         return self._each(points, lambda _: self._trials.loss())
 
-    def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses [K] and the gradients [K, P] of points [K, P]."""
+    def descend(self, points: Tensor, moments: Moments, number: int, segments: Segments) -> None:
+        """Make step `number`, from 1, of Adam from points [K, P], in place."""
         gradients = torch.empty_like(points)
 
         def evaluate(i: int) -> Tensor:
             loss, grads = self._trials.gradient()
             pairs = zip(self._trials.params, grads, strict=True)
             full = [torch.zeros_like(p) if g is None else g for p, g in pairs]
-            gradients[i] = self._flat.gather(full)
+            self._flat.stack([g[None] for g in full], gradients[i : i + 1])
             return loss
 
-        return self._each(points, evaluate), gradients
+        self._each(points, evaluate)
+        descent.step(points, gradients, *moments, number, segments)
+
+    def room(self, name: str, rows: int) -> Tensor:
+        """Return memory [rows, P], with anything in it."""
+        return _empty(self._flat, rows)
+
+
+def _empty(flat: Flat, rows: int) -> Tensor:
+    return torch.empty(rows, flat.dim, dtype=flat.dtype, device=flat.device)

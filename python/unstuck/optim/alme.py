@@ -92,8 +92,10 @@ class ALME(Statistics):
         on by L-BFGS descents, one evaluation a step. Not in the plain mode, with weight decay, or
         where groups have several rates.
     memory : int, optional
-        Bytes that candidates may take at once. By default all are evaluated by one call of the
-        closure; with a bound there may be several, which must see the same batch.
+        Bytes that candidates may take at once. Where the vectors of all of them (points, gradients
+        and moments) take more, by default more than 2 GiB, they come one after another, as without
+        `module`. Below that all are evaluated by one call of the closure; with a bound that their
+        activations exceed there may be several, which must see the same batch.
     seed : int
         Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
         and after loading a state.
@@ -289,6 +291,15 @@ class ALME(Statistics):
         and call :meth:`escape`.
         """
         return escapes.due(self)
+
+    @property
+    def evaluates_together(self) -> bool:
+        """Whether one call of the closure evaluates all candidates: it may be a fresh batch.
+
+        `module` is known then, and their vectors fit in `memory`. Else they come one after another,
+        on batches that the closure must be able to draw again.
+        """
+        return escapes.together(self)
 
     @property
     def _escapable(self) -> bool:

@@ -2,11 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <memory>
-
 #include "adam_step.hpp"
 #include "bind_plan.hpp"
-#include "bind_step.hpp"
 
 namespace unstuck {
 
@@ -31,15 +28,6 @@ enum TrackingField {
   kTrackRelative,
   kTrackFields
 };
-
-// A tuple of so many fields, or an error.
-inline void check_fields(const py::handle& tuple, Where where, int fields) {
-  if (!PyTuple_Check(tuple.ptr()))
-    throw py::type_error(where.str() + " must be a tuple, not " + shown(tuple));
-  if (PyTuple_GET_SIZE(tuple.ptr()) != fields)
-    throw py::value_error(where.str() + " must have " + std::to_string(fields) + " fields, not " +
-                          std::to_string(PyTuple_GET_SIZE(tuple.ptr())));
-}
 
 inline AdamGroupStep adam_group(StepArguments& arguments, const py::object& tuple, size_t index) {
   static const char* const names[kAdamFields] = {"lr",           "beta1",     "beta2",   "eps",
@@ -86,8 +74,9 @@ inline StagnationConfig stagnation_config(const py::object& tuple) {
 // A Backend has: kDeviceType; `AdamWorkspace`, made from the tensors once a plan;
 // adam(step, workspace, where). `where` is the number of threads on the CPU, the stream on CUDA.
 template <class Backend>
-class AdamPlan : public StepPlan<AdamTensor> {
-  using Base = StepPlan<AdamTensor>;
+class AdamPlan : public StepPlan<AdamTensor, typename Backend::AdamWorkspace> {
+  using Workspace = typename Backend::AdamWorkspace;
+  using Base = StepPlan<AdamTensor, Workspace>;
   using Base::table_;
   using Base::tensors_;
 
@@ -112,7 +101,7 @@ class AdamPlan : public StepPlan<AdamTensor> {
       t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
       tensors_.push_back(t);
     }
-    workspace_ = std::make_unique<typename Backend::AdamWorkspace>(tensors_);
+    this->make_workspace();
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
@@ -122,76 +111,47 @@ class AdamPlan : public StepPlan<AdamTensor> {
   void step(const py::object& groups, const py::object& stats, const py::object& tracking,
             const py::object& finish, const py::object& grad_scale, const py::object& found_inf,
             const py::object& where) {
-    const std::vector<py::object> gradients = this->take_gradients();
-    if (workspace_->size() && !workspace_tensor_)
-      throw py::value_error("no workspace: call set_workspace() once");
-    const py::sequence tuples = sequence(groups, "groups");
-    StepArguments arguments(Backend::kDeviceType, table_);
     std::vector<AdamGroupStep> parsed;
-    for (size_t i = 0; i < tuples.size(); ++i)
-      parsed.push_back(adam_group(arguments, py::object(tuples[i]), i));
-    for (size_t i = 0; i < tensors_.size(); ++i)
-      if (size_t(tensors_[i].group) >= parsed.size())
-        throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
-                              std::to_string(tensors_[i].group) + "], but " +
-                              std::to_string(parsed.size()) + " groups were given");
     AdamStep step{};
-    if (!stats.is_none()) {
-      step.config = stagnation_config(tracking);
-      step.stats = arguments.vector_f64(stats, {"stats"}, stagnation_size(step.config));
-    }
-    step.tensors = tensors_.data();
-    step.tensor_count = tensors_.size();
-    step.groups = parsed.data();
-    step.group_count = parsed.size();
-    step.loss_scale = arguments.optional_f32(grad_scale, {"grad_scale"});
-    step.found_inf = arguments.optional_f32(found_inf, {"found_inf"});
-    step.finish = flag(finish, {"finish"});
-    const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
-    arguments.check_memory(tensors_);
-    py::gil_scoped_release release;
-    Backend::adam(step, *workspace_, place);
+    this->template make_step<StepArguments>([&](StepArguments& arguments) {
+      const py::sequence tuples = sequence(groups, "groups");
+      for (size_t i = 0; i < tuples.size(); ++i)
+        parsed.push_back(adam_group(arguments, py::object(tuples[i]), i));
+      for (size_t i = 0; i < tensors_.size(); ++i)
+        if (size_t(tensors_[i].group) >= parsed.size())
+          throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
+                                std::to_string(tensors_[i].group) + "], but " +
+                                std::to_string(parsed.size()) + " groups were given");
+      if (!stats.is_none()) {
+        step.config = stagnation_config(tracking);
+        step.stats = arguments.vector_f64(stats, {"stats"}, stagnation_size(step.config));
+      }
+      step.tensors = tensors_.data();
+      step.tensor_count = tensors_.size();
+      step.groups = parsed.data();
+      step.group_count = parsed.size();
+      step.loss_scale = arguments.optional_f32(grad_scale, {"grad_scale"});
+      step.found_inf = arguments.optional_f32(found_inf, {"found_inf"});
+      step.finish = flag(finish, {"finish"});
+      const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
+      return [&step, place](Workspace& workspace) { Backend::adam(step, workspace, place); };
+    });
   }
-
-  int launches() const { return workspace_->launches(); }
-
-  // Scratch memory on the device: zeroed float64, as many numbers as workspace_size() says.
-  int64_t workspace_size() const { return workspace_->size(); }
-  void set_workspace(const py::object& o) {
-    double* memory = StepArguments(Backend::kDeviceType, table_)
-                         .vector_f64(o, {"workspace"}, workspace_->size());
-    workspace_tensor_ = o;
-    workspace_->set(memory);
-  }
-
- private:
-  std::unique_ptr<typename Backend::AdamWorkspace> workspace_;
-  py::object workspace_tensor_;
 };
 
 template <class Backend>
 void bind_adam(py::module_& m) {
   using Plan = AdamPlan<Backend>;
-  py::class_<Plan>(m, "AdamPlan", py::module_local(),
-                   "The tensors of an Adam step, checked once and watched between steps.")
-      .def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
+  py::class_<Plan> plan(m, "AdamPlan", py::module_local(),
+                        "The tensors of an Adam step, checked once and watched between steps.");
+  plan.def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&>(),
            py::arg("params"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"), py::arg("steps"),
            py::arg("groups"))
-      .def("watch", &Plan::watch, py::arg("param_groups"), py::arg("state"),
-           "Remember the optimizer that the tensors came from, for ready().")
-      .def("ready", &Plan::ready, py::arg("param_groups"), py::arg("state"),
-           "Whether the plan still describes the optimizer; reads the gradients.")
-      .def("set_gradients", &Plan::set_gradients, py::arg("grads"),
-           "Take these gradients; ValueError names the one that does not fit.")
       .def("step", &Plan::step, py::arg("groups"), py::arg("stats"), py::arg("tracking"),
            py::arg("finish"), py::arg("grad_scale"), py::arg("found_inf"), py::arg("where"),
-           "One step; `where` is threads or the stream.")
-      .def("workspace_size", &Plan::workspace_size, "float64 numbers that set_workspace() needs.")
-      .def("set_workspace", &Plan::set_workspace, py::arg("workspace"),
-           "Lend zeroed scratch memory on the device, once.")
-      .def("launches", &Plan::launches, "Parallel regions or kernel launches that a step makes.")
-      .def("__len__", &Plan::size);
+           "One step; `where` is threads or the stream.");
+  bind_plan<Plan>(plan);
   m.def(
       "stagnation_header", [] { return int(kStagnationHeader); },
       "Numbers before the windows of a statistics vector.");

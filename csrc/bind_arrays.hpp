@@ -1,11 +1,11 @@
 // Reads the tensors of one call: all of one dtype and on one device, checked for their shapes and
-// for memory that is written and shared.
+// for memory that is written and shared, and looked at again when all else has been converted.
 #pragma once
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "core/reader.hpp"
+#include "core/seen.hpp"
 #include "core/spans.hpp"
 #include "core/table.hpp"
 
@@ -65,12 +65,14 @@ class Arrays {
       throw py::type_error("workspace must be float64, not " + std::string(name_of(v.dtype)));
     check_numbers(v, {"workspace"}, v.numel);
     const Lent lent{static_cast<double*>(v.data), v.numel};
-    add(lent);
+    written_.add(lent.memory, lent.size * size_of(DType::f64), {"workspace"});
     return lent;
   }
-  // The same memory, in another call.
-  void add(const Lent& lent) {
-    written_.add(lent.memory, lent.size * size_of(DType::f64), {"workspace"});
+  // The tensor that was lent before, and must be where it was.
+  void workspace(py::handle o, const Lent& lent) {
+    const Lent now = workspace(o);
+    if (now.memory != lent.memory || now.size != lent.size)
+      throw py::value_error("workspace has moved since it was lent: call set_workspace() again");
   }
 
   // [rows, columns] with any distance between the rows, read alone.
@@ -89,8 +91,10 @@ class Arrays {
     return {v.data, rows, columns, stride};
   }
 
-  // To be called once all is read. Throws when what is written shares memory with anything else.
+  // To be called once all is read and nothing is left to convert. Throws when a tensor has changed
+  // meanwhile, or what is written shares memory with anything else.
   void check_memory() {
+    seen_.look_again();
     written_.seal();
     for (const Memory& m : read_) written_.check_outside(m.data, m.bytes, m.where);
   }
@@ -146,6 +150,7 @@ class Arrays {
     if (v.device_type != device_type_ || (device_id_ >= 0 && v.device_id != device_id_))
       throw py::value_error(where.str() + " is on another device than this call: " + describe(v));
     device_id_ = v.device_id;
+    seen_.add(o, v, where);
     return v;
   }
   TensorView number_tensor(py::handle o, Where where) {
@@ -163,6 +168,7 @@ class Arrays {
   DType dtype_;
   std::vector<Memory> read_;
   Spans written_;
+  Seen seen_;
 };
 
 // body(R(), arrays) with R the tensor's type.

@@ -2,8 +2,6 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <memory>
-
 #include "bind_group.hpp"
 #include "bind_plan.hpp"
 
@@ -13,8 +11,9 @@ namespace unstuck {
 // run(step, workspace, where) and hypergradient(step, workspace, where). `where` is the number of
 // threads on the CPU, the stream on CUDA.
 template <class Backend>
-class BlendPlan : public StepPlan<BlendTensor> {
-  using Base = StepPlan<BlendTensor>;
+class BlendPlan : public StepPlan<BlendTensor, typename Backend::Workspace> {
+  using Workspace = typename Backend::Workspace;
+  using Base = StepPlan<BlendTensor, Workspace>;
   using Base::table_;
   using Base::tensors_;
 
@@ -52,7 +51,7 @@ class BlendPlan : public StepPlan<BlendTensor> {
       t.had_previous = flag(py::object(previous_list[i]), {"had_previous", i});
       tensors_.push_back(t);
     }
-    workspace_ = std::make_unique<typename Backend::Workspace>(tensors_);
+    this->make_workspace();
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
@@ -69,42 +68,29 @@ class BlendPlan : public StepPlan<BlendTensor> {
     run(groups, py::none(), py::none(), finish, where, true);
   }
 
-  int launches() const { return workspace_->launches(); }
-
-  // Scratch memory on the device: zeroed float64, as many numbers as workspace_size() says.
-  int64_t workspace_size() const { return workspace_->size(); }
-  void set_workspace(const py::object& o) {
-    double* memory = StepArguments(Backend::kDeviceType, table_)
-                         .vector_f64(o, {"workspace"}, workspace_->size());
-    workspace_tensor_ = o;
-    workspace_->set(memory);
-  }
-
  private:
   void run(const py::object& groups, const py::object& grad_scale, const py::object& found_inf,
            const py::object& finish, const py::object& where, bool hyper) {
-    const std::vector<py::object> gradients = this->take_gradients();
-    if (workspace_->size() && !workspace_tensor_)
-      throw py::value_error("no workspace: call set_workspace() once");
-    const py::sequence tuples = sequence(groups, "groups");
-    BlendArguments arguments(Backend::kDeviceType, table_);
     std::vector<BlendGroupStep> parsed;
-    for (size_t i = 0; i < tuples.size(); ++i) parsed.push_back(arguments.group(tuples[i], i));
-    for (size_t i = 0; i < tensors_.size(); ++i) check_place(i, parsed, hyper);
-    const BlendStep step{tensors_.data(),
-                         tensors_.size(),
-                         parsed.data(),
-                         parsed.size(),
-                         arguments.optional_f32(grad_scale, {"grad_scale"}),
-                         arguments.optional_f32(found_inf, {"found_inf"}),
-                         flag(finish, {"finish"})};
-    const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
-    arguments.check_memory(tensors_);
-    py::gil_scoped_release release;
-    if (hyper)
-      Backend::hypergradient(step, *workspace_, place);
-    else
-      Backend::run(step, *workspace_, place);
+    BlendStep step{};
+    this->template make_step<BlendArguments>([&](BlendArguments& arguments) {
+      const py::sequence tuples = sequence(groups, "groups");
+      for (size_t i = 0; i < tuples.size(); ++i)
+        parsed.push_back(arguments.group(py::object(tuples[i]), i));
+      for (size_t i = 0; i < tensors_.size(); ++i) check_place(i, parsed, hyper);
+      step = {tensors_.data(),
+              tensors_.size(),
+              parsed.data(),
+              parsed.size(),
+              arguments.optional_f32(grad_scale, {"grad_scale"}),
+              arguments.optional_f32(found_inf, {"found_inf"}),
+              flag(finish, {"finish"})};
+      const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
+      return [&step, place, hyper](Workspace& workspace) {
+        hyper ? Backend::hypergradient(step, workspace, place)
+              : Backend::run(step, workspace, place);
+      };
+    });
   }
 
   // Whether the group and the unit of a tensor are there.
@@ -122,37 +108,24 @@ class BlendPlan : public StepPlan<BlendTensor> {
       throw py::value_error(Where{"groups", size_t(t.group), "gate"}.str() +
                             " is None, but a hypergradient needs a gate in every group");
   }
-
-  std::unique_ptr<typename Backend::Workspace> workspace_;
-  py::object workspace_tensor_;
 };
 
 template <class Backend>
 void bind_blend(py::module_& m) {
   using Plan = BlendPlan<Backend>;
-  py::class_<Plan>(m, "BlendPlan", py::module_local(),
-                   "The tensors of a blend step, checked once and watched between steps.")
-      .def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
+  py::class_<Plan> plan(m, "BlendPlan", py::module_local(),
+                        "The tensors of a blend step, checked once and watched between steps.");
+  plan.def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&>(),
            py::arg("params"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"),
            py::arg("momentum_buffers"), py::arg("directions"), py::arg("steps"), py::arg("groups"),
            py::arg("units"), py::arg("had_previous"))
-      .def("watch", &Plan::watch, py::arg("param_groups"), py::arg("state"),
-           "Remember the optimizer that the tensors came from, for ready().")
-      .def("ready", &Plan::ready, py::arg("param_groups"), py::arg("state"),
-           "Whether the plan still describes the optimizer; reads the gradients.")
-      .def("set_gradients", &Plan::set_gradients, py::arg("grads"),
-           "Take these gradients; ValueError names the one that does not fit.")
       .def("step", &Plan::step, py::arg("groups"), py::arg("grad_scale"), py::arg("found_inf"),
            py::arg("finish"), py::arg("where"), "One step; `where` is threads or the stream.")
       .def("hypergradient", &Plan::hypergradient, py::arg("groups"), py::arg("finish"),
-           py::arg("where"), "Sums of another batch's gradients against the last update.")
-      .def("workspace_size", &Plan::workspace_size, "float64 numbers that set_workspace() needs.")
-      .def("set_workspace", &Plan::set_workspace, py::arg("workspace"),
-           "Lend zeroed scratch memory on the device, once.")
-      .def("launches", &Plan::launches, "Parallel regions or kernel launches that a step makes.")
-      .def("__len__", &Plan::size);
+           py::arg("where"), "Sums of another batch's gradients against the last update.");
+  bind_plan<Plan>(plan);
   m.def(
       "gate_layout",
       [] {

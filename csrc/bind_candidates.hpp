@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bind_region.hpp"
+#include "core/busy.hpp"
 
 namespace unstuck {
 
@@ -80,15 +81,15 @@ class CandidatePlan {
   }
 
   void values(const py::object& points, const py::object& out, const py::object& where) {
+    const Busy::Hold hold(busy_);
     const auto dispatch = [&](auto zero, Arrays arrays) {
       using R = decltype(zero);
       const int64_t count = length(out, "out");
       const R* x = static_cast<const R*>(arrays.read(points, {"points"}, {count, dim_}));
       R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
-      arrays.add(lent_);
-      arrays.check_memory();
       const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
       const auto function = objective();
+      check_memory(arrays);
       py::gil_scoped_release release;
       Backend::values(function, x, count, dim_, to, scratch_, place);
     };
@@ -101,6 +102,7 @@ class CandidatePlan {
                                    flag(antithetic, {"antithetic"}));
   }
   void set_workspace(const py::object& workspace) {
+    const Busy::Hold hold(busy_);
     lent_ = Arrays(Backend::kDeviceType).workspace(workspace);
     Backend::set_workspace(scratch_, lent_.memory, lent_.size);
     workspace_ = workspace;
@@ -117,6 +119,7 @@ class CandidatePlan {
 
   template <class Body>
   void with_dtype(const py::object& region, const Body& body) {
+    const Busy::Hold hold(busy_);
     const py::tuple parts = fields(region, "region", 6);
     with_float(Backend::kDeviceType, py::object(parts[0]), "mean",
                [&](auto zero, Arrays arrays) { body(zero, arrays); });
@@ -127,21 +130,20 @@ class CandidatePlan {
     return objective_;
   }
 
-  // Checks the rest, lets go of the interpreter and runs body(draw, place).
+  // Reads the rest, checks all, lets go of the interpreter and runs body(draw, place).
   template <class R, class Body>
   void call(Arrays& arrays, const py::object& draw, const py::object& where, const Body& body) {
-    arrays.add(lent_);
-    arrays.check_memory();
     const DrawView drawn = read_draw(draw);
     const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
-    if (busy_) throw std::runtime_error("this plan is in use by another thread: make one each");
-    busy_ = true;
-    struct Leave {
-      bool& busy;
-      ~Leave() { busy = false; }  // with the interpreter held again
-    } leave{busy_};
+    check_memory(arrays);
     py::gil_scoped_release release;
     body(drawn, place);
+  }
+
+  // To be called last: the interpreter is let go of next.
+  void check_memory(Arrays& arrays) const {
+    if (workspace_) arrays.workspace(workspace_, lent_);
+    arrays.check_memory();
   }
 
   LandscapeView objective_{};
@@ -149,7 +151,7 @@ class CandidatePlan {
   typename Backend::Scratch scratch_;
   py::object workspace_;
   Lent lent_;  // of it
-  bool busy_ = false;
+  Busy busy_;
 };
 
 template <class Backend>
@@ -190,8 +192,10 @@ void bind_candidates(py::module_& m) {
         const py::tuple parts = fields(draw, "draw", 5);
         const NoiseKey key = noise_key(py::object(parts[0]), py::object(parts[1]),
                                        py::object(parts[2]), py::object(parts[4]));
-        Backend::words(key, begin, count, dim, to, std::string(py::str(form)),
-                       Backend::place(integer(where, {"where"}, 0, INT64_MAX)));
+        const auto name = std::string(py::str(form));
+        const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
+        arrays.check_memory();
+        Backend::words(key, begin, count, dim, to, name, place);
       },
       py::arg("draw"), py::arg("first"), py::arg("out"), py::arg("form"), py::arg("where"),
       "The integers behind the noise, as float64; `form` is one of noise_forms().");

@@ -43,12 +43,7 @@ class BlendArguments : public StepArguments {
   static constexpr int kMaxHidden = 4096;
 
   BlendGroupStep group(const py::object& object, size_t index) {
-    if (!PyTuple_Check(object.ptr()))
-      throw py::type_error(Where{"groups", index}.str() + " must be a tuple, not " + shown(object));
-    if (PyTuple_GET_SIZE(object.ptr()) != kGroupFields)
-      throw py::value_error(Where{"groups", index}.str() + " must have " +
-                            std::to_string(int(kGroupFields)) + " fields, not " +
-                            std::to_string(PyTuple_GET_SIZE(object.ptr())));
+    check_fields(object, {"groups", index}, kGroupFields);
     const auto value = [&](GroupField f) { return py::handle(PyTuple_GET_ITEM(object.ptr(), f)); };
     const auto where = [&](GroupField f) { return group_field(index, f); };
     const auto positive = [&](GroupField f) { return non_negative(value(f), where(f)); };

@@ -23,10 +23,10 @@ void bind_landscape_gradients(py::module_& m) {
           R* to = static_cast<R*>(arrays.write(out, {"out"}, {count}));
           R* g = static_cast<R*>(arrays.write(gradients, {"gradients"}, {count, dim}));
           const Lent lent = arrays.workspace(workspace);
+          const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
           arrays.check_memory();
           typename Backend::Scratch scratch;
           Backend::set_workspace(scratch, lent.memory, lent.size);
-          const auto place = Backend::place(integer(where, {"where"}, 0, INT64_MAX));
           py::gil_scoped_release release;
           Backend::gradients(function, x, count, dim, to, g, scratch, place);
         });

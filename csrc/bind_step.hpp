@@ -5,6 +5,7 @@
 
 #include "core/arguments.hpp"
 #include "core/scalar.hpp"
+#include "core/seen.hpp"
 #include "core/table.hpp"
 
 namespace unstuck {
@@ -24,10 +25,11 @@ class StepArguments {
     return static_cast<const float*>(v.data);
   }
 
-  // To be called once all is read. Throws when something that is written shares memory with
-  // anything else of this step.
+  // To be called once all is read and nothing is left to convert. Throws when a tensor has changed
+  // meanwhile, or something that is written shares memory with anything else of this step.
   template <class Tensor>
   void check_memory(const std::vector<Tensor>& tensors) {
+    seen_.look_again();
     written_.seal();
     for (const Memory& m : read_) {
       table_.memory().check_outside(m.data, m.bytes, m.where);
@@ -36,6 +38,20 @@ class StepArguments {
     for (size_t i = 0; i < tensors.size(); ++i)
       written_.check_outside(tensors[i].g, tensors[i].numel * size_of(tensors[i].dtype),
                              {"grads", i});
+  }
+
+  // Numbers without gaps that the step reads.
+  const float* numbers_f32(py::handle o, Where where, int64_t size) {
+    const TensorView v = read(o, where);
+    int64_t numel = 1;
+    bool gaps = false;
+    for (int32_t d = v.ndim - 1; d >= 0; numel *= v.shape[d--])
+      gaps |= v.strides && v.shape[d] != 1 && v.strides[d] != numel;
+    if (v.dtype != DType::f32 || numel != size || gaps)
+      throw py::value_error(where.str() + " must be " + std::to_string(size) +
+                            " contiguous float32 numbers; it is " + describe(v));
+    read_.push_back({v.data, size * 4, where});
+    return static_cast<const float*>(v.data);
   }
 
   // Memory that the step writes.
@@ -71,11 +87,12 @@ class StepArguments {
     Where where;
   };
 
-  TensorView read(py::handle o, Where where) const {
+  TensorView read(py::handle o, Where where) {
     const TensorView v = reader().read(o.ptr(), where);
     if (v.device_type != device_type_ || (table_.rows() && v.device_id != table_.device_id()))
       throw py::value_error(where.str() + " must be on the device of the parameters, not on " +
                             std::string(py::str(o.attr("device"))));
+    seen_.add(o, v, where);
     reader().refuse_neg(o.ptr(), where);
     return v;
   }
@@ -84,6 +101,7 @@ class StepArguments {
   const TensorTable& table_;
   Spans written_;             // besides the table
   std::vector<Memory> read_;  // device scalars
+  Seen seen_;
 };
 
 }  // namespace unstuck

@@ -45,14 +45,30 @@ inline void forget_error() {
   PyErr_Clear();
 }
 
+// How often a conversion may have run Python code that is not the interpreter's own.
+inline uint64_t& python_calls() {
+  static uint64_t calls = 0;
+  return calls;
+}
+
 inline py::sequence sequence(const py::object& x, const char* name) {
   if (!PyList_Check(x.ptr()) && !PyTuple_Check(x.ptr()))
     throw py::type_error(std::string(name) + " must be a list or a tuple, not " + shown(x));
   return py::reinterpret_borrow<py::sequence>(x);
 }
 
+// A tuple of so many fields, or an error.
+inline void check_fields(const py::handle& tuple, Where where, int fields) {
+  if (!PyTuple_Check(tuple.ptr()))
+    throw py::type_error(where.str() + " must be a tuple, not " + shown(tuple));
+  if (PyTuple_GET_SIZE(tuple.ptr()) != fields)
+    throw py::value_error(where.str() + " must have " + std::to_string(fields) + " fields, not " +
+                          std::to_string(PyTuple_GET_SIZE(tuple.ptr())));
+}
+
 // A finite number, or whatever float() takes as one.
 inline double number(py::handle x, Where where) {
+  if (!PyFloat_Check(x.ptr()) && !PyLong_CheckExact(x.ptr())) ++python_calls();
   const double value = PyFloat_AsDouble(x.ptr());
   if (value == -1 && PyErr_Occurred()) {
     forget_error();
@@ -75,6 +91,7 @@ inline double beta(py::handle x, Where where) {
 }
 
 inline int64_t integer(py::handle x, Where where, int64_t low, int64_t high) {
+  if (!PyLong_Check(x.ptr())) ++python_calls();
   PyObject* index = PyNumber_Index(x.ptr());
   if (!index) {
     forget_error();
@@ -90,6 +107,7 @@ inline int64_t integer(py::handle x, Where where, int64_t low, int64_t high) {
 }
 
 inline bool flag(py::handle x, Where where) {
+  if (!PyBool_Check(x.ptr())) ++python_calls();
   py::detail::make_caster<bool> caster;  // without conversion: a bool, or numpy's
   if (caster.load(x, false)) return bool(caster);
   if (PyLong_Check(x.ptr())) return PyObject_IsTrue(x.ptr()) == 1;

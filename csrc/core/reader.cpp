@@ -41,6 +41,10 @@ bool Reader::init(py::object torch, bool use_dlpack, bool use_handles) {
   strided_ = py::object(torch.attr("strided")).release().ptr();
   const char* names[4] = {"float32", "float64", "bfloat16", "float16"};
   for (int i = 0; i < 4; ++i) dtypes_[i] = py::object(torch.attr(names[i])).release().ptr();
+  count_modes_ = py::object(py::getattr(torch.attr("_C"), "_len_torch_function_stack", py::none()))
+                     .release()
+                     .ptr();
+  if (count_modes_ == Py_None) count_modes_ = nullptr;
   tensor_type_ = tensor_type;  // last: it says that the reader is ready
 
   api_ = nullptr;
@@ -86,6 +90,7 @@ TensorView Reader::read(PyObject* o, Where where) const {
   v.numel = count(t.shape, t.ndim, where);
   v.device_type = t.device.type;
   v.device_id = t.device.id;
+  v.bits = t.dtype.bits * t.dtype.lanes;
   if (t.dtype.lanes == 1) {
     if (t.dtype.code == dlpack::kFloat)
       v.dtype = t.dtype.bits == 32   ? DType::f32
@@ -122,6 +127,7 @@ TensorView Reader::read_slowly(PyObject* o, Where where) const {
   const py::object dtype = t.attr("dtype");
   for (int i = 0; i < 4; ++i)
     if (dtype.ptr() == dtypes_[i]) v.dtype = DType(i);
+  v.bits = 8 * t.attr("element_size")().cast<int32_t>();
   const py::object device = t.attr("device");
   const std::string kind(py::str(device.attr("type")));
   v.device_type = kind == "cpu" ? dlpack::kCPU : kind == "cuda" ? dlpack::kCUDA : -1;

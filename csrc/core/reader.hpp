@@ -22,6 +22,7 @@ struct TensorView {
   int32_t ndim = 0;
   int32_t device_type = 0, device_id = 0;
   DType dtype = DType::other;
+  int32_t bits = 0;  // of one element
 };
 
 class Reader {
@@ -38,10 +39,18 @@ class Reader {
   // Throws ValueError / TypeError with the place, the value and the remedy.
   TensorView read(PyObject* o, Where where) const;
   // The negation bit is in no tensor view, so it is asked for apart.
-  bool is_neg(PyObject* o) const { return ask(o, s_is_neg_); }
+  bool is_neg(PyObject* o) const {
+    if (!is_plain(o)) ++python_calls();
+    return ask(o, s_is_neg_);
+  }
   void refuse_neg(PyObject* o, Where where) const {
     if (is_neg(o))
       throw py::value_error(where.str() + " is a lazily negated view; call .resolve_neg() first");
+  }
+
+  // Whether a torch function mode is active: then Python code answers for every tensor.
+  bool has_modes() const {
+    return !count_modes_ || PyLong_AsLong(owned(PyObject_CallNoArgs(count_modes_)).ptr()) != 0;
   }
 
   PyObject* grad_name() const { return s_grad_; }
@@ -61,6 +70,7 @@ class Reader {
   PyTypeObject* tensor_type_ = nullptr;
   PyTypeObject* parameter_type_ = nullptr;
   PyObject *s_grad_ = nullptr, *s_is_neg_ = nullptr, *s_layout_ = nullptr, *strided_ = nullptr;
+  PyObject* count_modes_ = nullptr;
   PyObject* dtypes_[4] = {};
   mutable std::vector<int64_t> scratch_;  // shape and strides of the slow path's last tensor
 };

@@ -24,8 +24,12 @@ bool is_dense(const TensorView& v) {
   return true;
 }
 
-bool one_element(const TensorView& v) {
-  return std::all_of(v.shape, v.shape + v.ndim, [](int64_t n) { return n == 1; });
+// Whether these are `length` numbers, row-major and without gaps.
+bool is_vector(const TensorView& v, int64_t length) {
+  int64_t numel = 1;
+  for (int32_t d = v.ndim - 1; d >= 0; numel *= v.shape[d--])
+    if (v.strides && v.shape[d] != 1 && v.strides[d] != numel) return false;
+  return numel == length;
 }
 
 std::string list_of(const int64_t* x, int32_t n) {
@@ -73,7 +77,7 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
   const bool first = columns_.empty();
   const py::sequence tensors = first ? sequence(list, name) : beside(list, name);
   const size_t n = tensors.size();
-  Column column{name, false, {}};
+  Column column{name, 0, false, {}};
   for (size_t i = 0; i < n; ++i) {
     const Where where{name, i};
     py::object o = tensors[i];
@@ -120,18 +124,20 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
   columns_.push_back(std::move(column));
 }
 
-void TensorTable::add_scalars(const char* name, const py::object& list) {
+void TensorTable::add_vectors(const char* name, const py::object& list, int64_t length,
+                              bool as_row) {
   const py::sequence tensors = beside(list, name);
-  Column column{name, true, std::vector<Cell>(rows_.size())};
+  Column column{name, length, as_row, std::vector<Cell>(rows_.size())};
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Where where{name, i};
     py::object o = tensors[i];
     const TensorView v = reader().read(o.ptr(), where);
-    if (v.dtype != DType::f32 || v.numel != 1 || v.device_type != device_type_ ||
+    if (v.dtype != dtype(column, i) || !is_vector(v, length) || v.device_type != device_type_ ||
         v.device_id != device_id_)
-      throw py::value_error(where.str() +
-                            " must be one float32 on the device of the parameters; it is " +
-                            describe(v));
+      throw py::value_error(where.str() + " must be " +
+                            (length == 1 ? "one " : std::to_string(length) + " contiguous ") +
+                            name_of(dtype(column, i)) +
+                            " on the device of the parameters; it is " + describe(v));
     reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
@@ -159,7 +165,8 @@ void TensorTable::check_disjoint() {
   for (const Column& column : columns_)
     for (size_t r = 0; r < rows_.size(); ++r)
       memory_.add(column.cells[r].data,
-                  column.scalars ? 4 : rows_[r].numel * size_of(rows_[r].dtype), {column.name, r});
+                  (column.length ? column.length : rows_[r].numel) * size_of(dtype(column, r)),
+                  {column.name, r});
   memory_.seal();
 }
 
@@ -168,6 +175,14 @@ bool TensorTable::unchanged() const {
     for (size_t r = 0; r < rows_.size(); ++r)
       if (column.cells[r].object && !unchanged(column, r)) return false;
   return true;
+}
+
+void TensorTable::check_unchanged() const {
+  for (const Column& column : columns_)
+    for (size_t r = 0; r < rows_.size(); ++r)
+      if (column.cells[r].object && !unchanged(column, r))
+        throw py::value_error(Where{column.name, r}.str() +
+                              " has changed since the plan was made: make another plan");
 }
 
 bool TensorTable::unchanged(const Column& column, size_t r) const {
@@ -187,10 +202,10 @@ bool TensorTable::unchanged(const Column& column, size_t r) const {
       return false;  // whoever builds the next plan will say why
     }
     if (v.data != cell.data || v.device_type != device_type_ || v.device_id != device_id_ ||
-        v.dtype != (column.scalars ? DType::f32 : rows_[r].dtype))
+        v.dtype != dtype(column, r))
       return false;
   }
-  return column.scalars ? one_element(v) : same_geometry(rows_[r], v);
+  return column.length ? is_vector(v, column.length) : same_geometry(rows_[r], v);
 }
 
 bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool strict) {
@@ -223,6 +238,13 @@ bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool 
   }
   *data = v.data;
   return true;
+}
+
+void TensorTable::check_gradient(size_t r, PyObject* gradient, const void* data) const {
+  const Where where{"grads", r};
+  const TensorView v = reader().read(gradient, where);
+  if (v.data != data || v.dtype != rows_[r].dtype || !same_geometry(rows_[r], v))
+    throw py::value_error(where.str() + " has changed since it was read: set the gradients again");
 }
 
 }  // namespace unstuck

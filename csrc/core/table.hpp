@@ -21,7 +21,9 @@ class TensorTable {
   // and device; the others must agree with it. Where `optional`, None leaves a row's cell empty.
   void add(const char* name, const py::object& list, bool optional = false);
   // Adds a column of float32 tensors of one element (step counts).
-  void add_scalars(const char* name, const py::object& list);
+  void add_scalars(const char* name, const py::object& list) { add_vectors(name, list, 1, false); }
+  // Adds a column of `length` numbers without gaps a row, float32 or of the row's dtype.
+  void add_vectors(const char* name, const py::object& list, int64_t length, bool as_row);
   // A list that goes along with the rows: throws unless it has an entry for each.
   py::sequence beside(const py::object& list, const char* name) const;
   // Throws when two cells share memory: a parallel step would race.
@@ -32,10 +34,14 @@ class TensorTable {
 
   // Whether every cell still has the memory, shape, strides, dtype and device it was built with.
   bool unchanged() const;
+  // Throws when one has not, and says which.
+  void check_unchanged() const;
 
   // The memory of this row's gradient, which must agree with the row's first column. With `strict`
   // a disagreement throws and says why; without it the answer is false.
   bool read_gradient(size_t row, PyObject* gradient, void** data, bool strict);
+  // Throws when a gradient that was read is not where it was. Runs no Python code.
+  void check_gradient(size_t row, PyObject* gradient, const void* data) const;
 
   size_t rows() const { return rows_.size(); }
   void* cell(size_t column, size_t row) const { return columns_[column].cells[row].data; }
@@ -56,7 +62,8 @@ class TensorTable {
   };
   struct Column {
     const char* name;
-    bool scalars;
+    int64_t length;  // of vectors; 0 where each is like its row
+    bool as_row;     // vectors have the row's dtype
     std::vector<Cell> cells;
   };
   struct Row {
@@ -67,6 +74,9 @@ class TensorTable {
     void* gradient = nullptr;  // last seen, so that a known one is not checked for overlap again
   };
   bool same_geometry(const Row& row, const TensorView& v) const;
+  DType dtype(const Column& column, size_t row) const {
+    return column.length && !column.as_row ? DType::f32 : rows_[row].dtype;
+  }
   static void take_handles(Column& column);
   bool unchanged(const Column& column, size_t r) const;
 

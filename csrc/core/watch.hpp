@@ -92,6 +92,7 @@ class Watch {
     return PyDict_GetItemWithError(dict, key.ptr());
   }
   static py::object gradient_of(PyObject* p) {
+    if (!reader().is_plain(p)) ++python_calls();
     PyObject* grad = PyObject_GetAttr(p, reader().grad_name());
     if (!grad) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(grad);

@@ -187,3 +187,28 @@ def test_statistics_that_were_spoilt_are_no_reason_to_write_elsewhere(backend: B
         kernel.stats.fill_(bad)
         kernel.step([g.to(backend.device) for g in gradients(kernel, 0)])
         assert torch.isfinite(kernel.columns[0][0]).all()
+
+
+def test_statistics_in_the_memory_that_was_lent(backend: Backend) -> None:
+    """Both are written: they may not share, nor may the workspace move away."""
+    problem = make(torch.float32).to(backend.device)
+    p, m, v, steps = problem.columns
+    plan = backend.module.AdamPlan(p, m, v, steps, [0] * len(p))
+    if not (size := plan.workspace_size()):
+        pytest.skip("needs no workspace")
+    memory = torch.zeros(size + problem.tracking.size, dtype=torch.float64, device=backend.device)
+    workspace = memory[:size].clone()
+    arguments = ([tuple(problem.group)], memory[size - 1 : -1], problem.tracking, True, None, None)
+    where = torch.cuda.current_stream().cuda_stream if backend.device.type == "cuda" else 0
+    for lent, text in ((memory[:size], "share memory"), (workspace, None)):
+        plan.set_workspace(lent)
+        plan.set_gradients([torch.ones_like(x) for x in p])
+        if text is None:
+            plan.step(*arguments, where)
+            continue
+        with pytest.raises(ValueError, match=f"workspace and stats {text}"):
+            plan.step(*arguments, where)
+    workspace.resize_(2 * size)
+    plan.set_gradients([torch.ones_like(x) for x in p])
+    with pytest.raises(ValueError, match="workspace"):
+        plan.step(*arguments, where)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unstuck.ops import _native
+from unstuck.optim import DynamicBlend
 
 from .registry import OptimizerInfo, Variant
 from .runs import assert_changed, assert_same, derived, every_variant, make_params, snapshot, train
@@ -111,3 +112,21 @@ def test_the_number_of_threads_is_not_part_of_the_result(info: OptimizerInfo, va
         runs.append(steps_on_noise(info, variant))
     assert_same(runs[0], runs[1])
     assert_same(runs[0], runs[2])
+
+
+def test_a_schedule_that_changes_a_parameter_is_refused():
+    """It is asked after the plan has looked at the parameters' memory."""
+    w = torch.nn.Parameter(torch.ones(1 << 16))
+    moves = []
+
+    def alpha(step: int) -> float:
+        if moves:
+            w.data = torch.ones(4)
+        return 0.5
+
+    optimizer = DynamicBlend([w], alpha=alpha)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    moves.append(1)
+    with pytest.raises(RuntimeError, match="a schedule of alpha has changed a parameter"):
+        optimizer.step()

@@ -331,6 +331,8 @@ class DynamicBlend(Optimizer):
         for group in gated:
             gradient_gate.decide(group, grad_scale, found_inf)
         groups = [self._settings(i, active=i in active) for i in range(len(modes))]
+        if self._schedules and not plan.ready(self.param_groups, self.state):
+            raise RuntimeError("a schedule of alpha has changed a parameter, gradient or state")
         if active:
             blend.run(plan, self._plan_device, groups, grad_scale, found_inf)
             torch.autograd.graph.increment_version(self._plan_params)

@@ -346,16 +346,3 @@ def test_an_escape_says_what_it_needs():
         model.optimizer.escape(None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must return the loss"):
         model.optimizer.escape(lambda: None)
-
-
-def test_shards_are_not_moved(monkeypatch: pytest.MonkeyPatch):
-    model = Model(grad_norm_window=2, grad_norm_threshold=1e9)
-    monkeypatch.setattr(_alme_escape.layout, "is_shard", lambda _: True)
-    with pytest.raises(TypeError, match=r"cannot step shards \(DTensor\); replicate the model"):
-        model.optimizer.escape(model.closure)
-    monkeypatch.undo()
-    monkeypatch.setattr(ALME, "_escapable", False)
-    for _ in range(120):
-        model.optimizer.step(model.closure)
-    assert model.optimizer.stagnant
-    assert model.optimizer.attempts == 0

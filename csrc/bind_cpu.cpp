@@ -10,6 +10,7 @@
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
+#include "bind_learned.hpp"
 #include "bind_mlp.hpp"
 #include "bind_mlp_descent.hpp"
 #include "bind_objectives.hpp"
@@ -17,6 +18,7 @@
 #include "cpu/attention.hpp"
 #include "cpu/blend.hpp"
 #include "cpu/candidates.hpp"
+#include "cpu/learned.hpp"
 #include "cpu/linear_candidates.hpp"
 #include "cpu/mlp.hpp"
 #include "cpu/net_candidates.hpp"
@@ -62,6 +64,10 @@ struct CpuBackend {
   };
   static void adam(const AdamStep& step, AdamWorkspace& w, uintptr_t threads) {
     cpu::adam_step(step, w.chunks, w.partials, sane(threads));
+  }
+  using LearnedWorkspace = cpu::LearnedWork;
+  static void learned(const LearnedStep& step, LearnedWorkspace& w, uintptr_t threads) {
+    cpu::learned_step(step, w, sane(threads));
   }
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t threads) {
     cpu::regression_trials(o, t, sane(threads));
@@ -132,6 +138,7 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_candidates<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
+  unstuck::bind_learned<unstuck::CpuBackend>(m);
   unstuck::bind_mlp<unstuck::CpuBackend>(m);
   unstuck::bind_mlp_descent<unstuck::CpuBackend>(m);
   unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);

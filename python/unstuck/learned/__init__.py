@@ -3,6 +3,7 @@
 from unstuck.learned.estimators import ESTIMATORS, Backprop, Estimate, Estimator, Evolution
 from unstuck.learned.families import FAMILIES
 from unstuck.learned.functions import Functions, Landscape, Quadratic, Quadratics
+from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
 from unstuck.learned.networks import Network, Networks
 from unstuck.learned.objective import Objective
@@ -15,6 +16,7 @@ from unstuck.learned.unroll import Plan
 __all__ = [
     "ESTIMATORS",
     "FAMILIES",
+    "LSTM",
     "MLP",
     "RULES",
     "Backprop",

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
+from unstuck.learned._moments import EPS, bend, free, root, widened
 from unstuck.learned.rule import State, UpdateRule
 
 __all__ = ["MLP"]
 
 BETAS = (0.9, 0.99)  # of exp_avg and exp_avg_slow
-SQ_BETAS = (0.999, 0.95)  # of exp_avg_sq and exp_avg_sq_fast
-EPS = 1e-8
+SQ_BETA = 0.999  # of exp_avg_sq
 CLIP = 4.0
 TIMES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 TRENDS = (0.9, 0.98)  # decays of the running averages of what a step has seen
 LEAST_RMS = 1e-8
 LOGIT = 5.0  # bound of the log-scale of a tensor
 
-DIRECTIONS = 5  # exp_avg, gradient, exp_avg_slow, exp_avg over the fast moment, parameter
-EVEN = 8  # inputs of the coordinate network
+DIRECTIONS = 4  # exp_avg, gradient, exp_avg_slow, parameter
+EVEN = 7  # inputs of the coordinate network
 INPUTS = 21  # of the tensor network
 STATS = 6  # rms of w; running averages: fast and slow cosine, mean squares of a, x and u
 
@@ -31,18 +31,17 @@ STATS = 6  # rms of w; running averages: fast and slow cosine, mean squares of a
 class MLP(UpdateRule):
     r"""Adam's direction plus a mixture of directions, chosen for every coordinate by an MLP.
 
-    With Adam's moments :math:`m, v` (0.9, 0.999), a slow momentum :math:`m_s` (0.99), a fast second
-    moment :math:`v_f` (0.95), all free of bias, :math:`D = \sqrt{v} + 10^{-8}` and
-    :math:`D_f = \sqrt{v_f} + 10^{-8}`, every coordinate has five odd directions
+    With Adam's moments :math:`m, v` (0.9, 0.999) and a slow momentum :math:`m_s` (0.99), all free
+    of bias, and :math:`D = \sqrt{v} + 10^{-8}`, every coordinate has four odd directions
 
     .. math::
-        o = \big(a = m / D,\;\; x = g / D,\;\; b = m_s / D,\;\; m / D_f,\;\;
+        o = \big(a = m / D,\;\; x = g / D,\;\; b = m_s / D,\;\;
                  q = w / \mathrm{rms}(w)\big)
 
-    and eight inputs that do not change where signs do,
+    and seven inputs that do not change where signs do,
 
     .. math::
-        e = \big(|a|, |x|, |b|, a x, a b, (D_f - D) / (D_f + D), |q|, x q\big)
+        e = \big(|a|, |x|, |b|, a x, a b, |q|, x q\big)
 
     (:math:`x`, :math:`q` and all inputs are cut at 4). One hidden layer makes coefficients of them,
     and a second network, asked once a tensor and step, adds to its biases and sets its scale:
@@ -92,14 +91,14 @@ class MLP(UpdateRule):
     """
 
     name = "mlp"
-    like = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
+    like = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
     beside = ("stats",)
 
-    def __init__(self, hidden: int = 8, control: int = 16) -> None:
+    def __init__(self, hidden: int = 4, control: int = 16) -> None:
         super().__init__(hidden=hidden, control=control)
         _check.whole("hidden", hidden, 1, 64)
         _check.whole("control", control, 1, 256)
-        self.hidden = hidden
+        self.hidden, self.control = hidden, control
         self.control_in = nn.Linear(INPUTS, control)
         self.control_out = nn.Linear(control, hidden + DIRECTIONS + 1)
         self.hidden_in = nn.Linear(EVEN, hidden, bias=False)
@@ -150,12 +149,12 @@ class MLP(UpdateRule):
         device = params[0].device
         t = torch.stack([step.to(device) for step in steps])  # [T]
         s = torch.stack([x.to(device, torch.float32) for x in stats])  # [T, STATS]
-        z = [_bend(t / time) for time in TIMES]
+        z = [bend(t / time) for time in TIMES]
         if num_steps is None:
             z += [torch.zeros_like(t)] * 3
         else:
             progress = (t / num_steps).clamp(max=1)
-            z += [torch.ones_like(t), progress, _bend((1 - progress) * 10)]
+            z += [torch.ones_like(t), progress, bend((1 - progress) * 10)]
         shapes = torch.tensor(
             [shape_inputs(p.shape) for p in params], dtype=torch.float32, device=device
         )
@@ -165,7 +164,7 @@ class MLP(UpdateRule):
             (torch.log(rms + LEAST_RMS) / 4).clamp(min=-2.5, max=2.5),
             cos_fast,
             cos_slow,
-            _root(aa),
+            root(aa),
             xx / (1 + xx),
             torch.log(uu + 1e-6) / 8,
         ]
@@ -177,25 +176,18 @@ class MLP(UpdateRule):
     ) -> dict[str, Tensor]:
         """Return what one tensor's step makes: new moments, the direction ``u``, its sums."""
         kept = w.dtype
-        dtype = torch.float32 if kept in (torch.float16, torch.bfloat16) else kept
-        w, g = w.to(dtype), g.to(dtype)
-        m, slow, v, fast = (
-            state[key].to(dtype)
-            for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast")
-        )
+        w, g, m, slow, v = (widened(x) for x in (w, g, *(state[key] for key in self.like)))
+        dtype = w.dtype
         before = m
         m = m + (1 - BETAS[0]) * (g - m)
         slow = slow + (1 - BETAS[1]) * (g - slow)
-        v = SQ_BETAS[0] * v + (1 - SQ_BETAS[0]) * g * g
-        fast = SQ_BETAS[1] * fast + (1 - SQ_BETAS[1]) * g * g
-        t = t.double()
-        free = [(1 - beta**t).to(dtype) for beta in (*BETAS, *SQ_BETAS)]
-        d = _root(v / free[2]) + EPS
-        d_fast = _root(fast / free[3]) + EPS
+        v = SQ_BETA * v + (1 - SQ_BETA) * g * g
+        m_free, slow_free, v_free = (free(b, t, dtype) for b in (*BETAS, SQ_BETA))
+        d = root(v / v_free) + EPS
         rms = state["stats"][0].to(dtype)
-        a = m / free[0] / d
+        a = m / m_free / d
         x = _cut(g / d)
-        b = slow / free[1] / d
+        b = slow / slow_free / d
         q = _cut(w / rms.clamp(min=LEAST_RMS))
         even = [
             _cut(a.abs()),
@@ -203,11 +195,10 @@ class MLP(UpdateRule):
             _cut(b.abs()),
             _cut(a * x),
             _cut(a * b),
-            (d_fast - d) / (d_fast + d),
             q.abs(),
             _cut(x * q),
         ]
-        odd = torch.stack([a, x, b, m / free[0] / d_fast, q], -1)
+        odd = torch.stack([a, x, b, q], -1)
         control = control.to(dtype)
         hidden = torch.relu(
             torch.stack(even, -1) @ self.hidden_in.weight.to(dtype).T + control[: self.hidden]
@@ -220,7 +211,6 @@ class MLP(UpdateRule):
             "exp_avg": m.to(kept),
             "exp_avg_slow": slow.to(kept),
             "exp_avg_sq": v.to(kept),
-            "exp_avg_sq_fast": fast.to(kept),
             "u": u,
             "sums": sums,
         }
@@ -229,10 +219,10 @@ class MLP(UpdateRule):
 def initial_stats(p: Tensor) -> Tensor:
     """Return a tensor's statistics before the first step, ``[STATS]``."""
     squares = p.float().square().sum() / max(p.numel(), 1)
-    return torch.cat([_root(squares).reshape(1), squares.new_zeros(STATS - 1)]).to(p.dtype)
+    return torch.cat([root(squares).reshape(1), squares.new_zeros(STATS - 1)]).to(p.dtype)
 
 
-def shape_inputs(shape: Sequence[int]) -> list[float]:
+def shape_inputs(shape: Sequence[int]) -> tuple[float, ...]:
     """Return what the tensor network sees of a shape.
 
     Whether it is a vector, whether it has more than two axes, and logarithms of its size, its first
@@ -240,26 +230,26 @@ def shape_inputs(shape: Sequence[int]) -> list[float]:
     """
     numel = math.prod(shape)
     first = shape[0] if len(shape) > 1 else numel
-    return [
+    return (
         float(len(shape) < 2),
         float(len(shape) > 2),
         math.log10(max(numel, 1)) / 4,
         math.log10(max(first, 1)) / 2,
         math.log10(max(numel // max(first, 1), 1)) / 2,
-    ]
+    )
 
 
 def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
     """Return the statistics after a step that has summed x y, x x, y y, a a, u u up."""
     n = max(w.numel(), 1)
     xy, xx, yy, aa, uu = sums.unbind(0)
-    both = _root(xx) * _root(yy)
+    both = root(xx) * root(yy)
     cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
     _, cos_fast, cos_slow, was_aa, was_xx, was_uu = stats.float().unbind(0)
     quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
     new = torch.stack(
         [
-            _root(w.float().square().sum() / n),
+            root(w.float().square().sum() / n),
             cos_fast + quick * (cosine - cos_fast),
             cos_slow + slow * (cosine - cos_slow),
             was_aa + quick * (aa / n - was_aa),
@@ -270,16 +260,5 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
     return new.to(stats.dtype)
 
 
-def _bend(x: Tensor) -> Tensor:
-    """Return tanh(log x), from -1 at 0 to 1."""
-    return 1 - 2 / (1 + x * x)
-
-
 def _cut(x: Tensor) -> Tensor:
     return x.clamp(-CLIP, CLIP)
-
-
-def _root(x: Tensor) -> Tensor:
-    """Return the square root, with slope 0 at 0."""
-    positive = x > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1)), 0)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from unstuck.learned import _file
+from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
 from unstuck.learned.rule import UpdateRule
 
 __all__ = ["RULES", "load", "pretrained"]
 
-RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (MLP,)}
+RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (MLP, LSTM)}
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -1,12 +1,153 @@
-"""The steps of learned update rules, as ops."""
+"""The steps of learned update rules, by native kernels.
+
+The torch forms are the rules themselves, in :mod:`unstuck.learned`: whoever calls this asks
+:func:`native_ready` first.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from unstuck.ops import _native
 from unstuck.ops._blend_now import native_ready
 
-__all__ = ["KERNELS", "Plan", "native_ready"]
+__all__ = ["KERNELS", "Group", "Net", "Plan", "native_ready", "plan_for", "run", "students_step"]
 
 Plan = Any  # unstuck._C.LearnedPlan or unstuck._cuda.LearnedPlan
-KERNELS: frozenset[str] = frozenset()
+KERNELS = frozenset({"mlp"})  # names of rules
+STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "stats", "step")
+Traits = tuple[float, ...]
+
+
+class Group(NamedTuple):
+    """What one parameter group sets for a step. The fields are those that the kernels read.
+
+    `lr` is a number, or a tensor of one number on the parameters' device; `num_steps` None where
+    unknown.
+    """
+
+    lr: float | Tensor = 1.0
+    weight_decay: float = 0.0
+    num_steps: float | None = None
+    maximize: bool = False
+
+
+class Net(NamedTuple):
+    """The weights of an MLP rule: all in one float32 vector ``[M]``, and the widths."""
+
+    theta: Tensor
+    hidden: int
+    control: int
+
+
+def plan_for(
+    device: torch.device,
+    params: list[Tensor],
+    state: Mapping[str, list[Tensor]],
+    groups: list[int],
+    traits: list[Traits],
+) -> Plan:
+    """Check the tensors of an MLP rule's step once and return the native plan that steps them.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where they are.
+    params : list of Tensor
+        The parameters.
+    state : mapping of str to list of Tensor
+        One entry a parameter each. ``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``:
+        like the parameter in shape, strides, dtype and device. ``stats``: six
+        numbers of the parameter's dtype. ``step``: one float32.
+    groups : list of int
+        The number of each parameter's group.
+    traits : list of tuple
+        What the tensor network sees of each shape, five numbers.
+
+    Raises
+    ------
+    ValueError
+        When a tensor does not fit: another device, shape or strides than its parameter, gaps in its
+        memory, memory shared with another, no memory at all. The text names the tensor.
+    TypeError
+        When something is not a tensor, or has a dtype that is not computed.
+    RuntimeError
+        When there is no native module for `device`.
+    """
+    module = _native.module_for(device)
+    if module is None:
+        raise RuntimeError(_native.missing_for(device))
+    plan = module.LearnedPlan(params, *(state[key] for key in STATE), groups, traits)
+    if size := plan.workspace_size():
+        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
+    return plan
+
+
+def run(
+    plan: Plan,
+    device: torch.device,
+    groups: Sequence[Group],
+    net: Net,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Step everything in `plan`, whose gradients have been read."""
+    if device.type == "cpu":
+        plan.step(groups, *net, grad_scale, found_inf, torch.get_num_threads())
+        return
+    with torch.cuda.device(device):
+        stream = int(torch.cuda.current_stream(device).cuda_stream)
+        plan.step(groups, *net, grad_scale, found_inf, stream)
+
+
+def students_step(
+    points: Tensor,
+    gradients: Tensor,
+    state: Mapping[str, list[Tensor]],
+    sizes: list[int],
+    traits: list[Traits],
+    net: Net,
+    lr: float = 1.0,
+    num_steps: float | None = None,
+) -> None:
+    """Step K students of one shape in place, each by weights of its own.
+
+    Parameters
+    ----------
+    points, gradients : Tensor
+        float32 ``[K, P]``; the former is written.
+    state : mapping of str to list of Tensor
+        As for :func:`plan_for`, with a leading K everywhere; written.
+    sizes : list of int
+        Elements of each parameter of one student; their sum is P.
+    traits : list of tuple
+        As for :func:`plan_for`.
+    net : Net
+        Its `theta` is ``[K, M]``.
+    lr, num_steps
+        As in :class:`Group`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When something does not fit. The text names it; nothing has been changed.
+    RuntimeError
+        When there is no native module for the device.
+    """
+    module = _native.module_for(points.device)
+    if module is None:
+        raise RuntimeError(_native.missing_for(points.device))
+    columns = [state[key] for key in STATE]
+    on_cpu = points.device.type == "cpu"
+    with nullcontext() if on_cpu else torch.cuda.device(points.device):
+        where = torch.get_num_threads() if on_cpu else torch.cuda.current_stream().cuda_stream
+        module.learned_students(
+            points, gradients, *columns, sizes, traits, *net, lr, num_steps, where
+        )
+    written = [points, *(x for column in columns for x in column)]
+    torch.autograd.graph.increment_version([x for x in written if not x.is_inference()])

@@ -110,6 +110,7 @@ class Learned(Optimizer):
                 f"{self.rule.config()}: leave fused unset"
             )
         self._plan: steps.Kept | None = None
+        self._weights = steps.Weights(self.rule)
         defaults = dict(
             lr=lr,
             weight_decay=weight_decay,
@@ -170,6 +171,7 @@ class Learned(Optimizer):
         for group in state["param_groups"]:
             groups.adopt(group, defaults)
         self._plan = None
+        self._weights = steps.Weights(state.get("rule") or self.rule)
         super().__setstate__(state)
         self._step_supports_amp_scaling = True
 

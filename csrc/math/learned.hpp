@@ -1,0 +1,195 @@
+// The per-parameter MLP rule, one coordinate at a time, and the network that is asked once a tensor
+// and step; unstuck.learned.MLP says the same in torch. With g the gradient of the minimised loss,
+// t the step count and hats on moments free of bias:
+//
+//   moments     m, s <- m + (1 - beta) (g - m)          at 0.9 and 0.99
+//               v <- beta v + (1 - beta) g g            at 0.999
+//   directions  D = sqrt(v^) + eps,  a = m^/D,  x = cut(g/D),  b = s^/D,  q = cut(w / rms(w))
+//   inputs      |a|, |x|, |b|, a x, a b, |q|, x q, each cut
+//   mixture     c = W2 relu(W1 inputs + bias) + mix_bias,  u = scale (a + sum c_k direction_k)
+//   parameter   w <- (1 - rate lr weight_decay) w - rate lr u
+//
+// V is a number or a vector of them, S the number.
+#pragma once
+#if !defined(__CUDACC__)
+#include <cmath>
+#endif
+#include <cstdint>
+
+#include "math/elementary.hpp"
+
+namespace unstuck::learned {
+
+constexpr int kDirections = 4, kInputs = 7, kStats = 6, kTraits = 5, kTimes = 7;
+constexpr int kControlInputs = kTimes + 3 + kTraits + kStats;
+constexpr int kMostHidden = 64, kMostControl = 256;
+constexpr double kRate = 1e-3, kEps = 1e-8, kLeastRms = 1e-8, kMostLogScale = 5;
+constexpr double kBeta = 0.9, kSlowBeta = 0.99, kSqBeta = 0.999;
+constexpr double kTrend = 0.9, kSlowTrend = 0.98;  // of running averages of statistics
+
+// What a tensor remembers of earlier steps; all but the first are running averages.
+enum Stat { kRms, kCosine, kSlowCosine, kAdamSquare, kGradientSquare, kUpdateSquare };
+
+// Where a rule's weights lie, in the order of its torch parameters.
+struct Net {
+  int32_t hidden, control;
+  UNSTUCK_HD int32_t outputs() const { return hidden + kDirections + 1; }
+  UNSTUCK_HD int32_t control_bias() const { return control * kControlInputs; }
+  UNSTUCK_HD int32_t out_weight() const { return control_bias() + control; }
+  UNSTUCK_HD int32_t out_bias() const { return out_weight() + outputs() * control; }
+  UNSTUCK_HD int32_t in_weight() const { return out_bias() + outputs(); }
+  UNSTUCK_HD int32_t mix_weight() const { return in_weight() + hidden * kInputs; }
+  UNSTUCK_HD int32_t size() const { return mix_weight() + hidden * kDirections; }
+};
+
+// One tensor's numbers at one step.
+template <class S>
+struct Coefs {
+  S grad_scale, step, keep, scale;
+  S m_free, slow_free, v_free;  // 1 / (1 - beta^t)
+  S per_rms;
+  S mix_bias[kDirections];
+  S hidden_bias[kMostHidden];
+  int32_t hidden;
+};
+
+// Sums over a tensor's coordinates, for its statistics; y is m / D before the step.
+template <class V>
+struct Sums {
+  V xy, xx, yy, aa, uu, ww;
+};
+constexpr int kSums = 6;
+
+// Cut at 4; NaN stays.
+template <class V>
+UNSTUCK_HD V cut_above(V x) {
+  const V four = V{} + 4;
+  return x > four ? four : x;
+}
+template <class V>
+UNSTUCK_HD V cut(V x) {
+  const V low = V{} - 4;
+  x = cut_above(x);
+  return x < low ? low : x;
+}
+template <class V>
+UNSTUCK_HD V positive_part(V x) {
+  return x < V{} ? V{} : x;
+}
+template <class V>
+UNSTUCK_HD V absolute(V x) {
+  return x < V{} ? -x : x;
+}
+
+// One step of one coordinate. `in` is W1 [hidden, kInputs], `mix` is W2 [kDirections, hidden].
+template <class V, class S>
+UNSTUCK_HD void element(V& w, const V& grad, V& m, V& slow, V& v, const Coefs<S>& c, const S* in,
+                        const S* mix, Sums<V>& sums) {
+  const V g = grad * c.grad_scale;
+  const V before = m;
+  m = m + S(1 - kBeta) * (g - m);
+  slow = slow + S(1 - kSlowBeta) * (g - slow);
+  v = S(kSqBeta) * v + S(1 - kSqBeta) * g * g;
+  const V per_d = S(1) / (square_root(v * c.v_free) + S(kEps));
+  const V a = m * c.m_free * per_d, x = cut(g * per_d), b = slow * c.slow_free * per_d;
+  const V q = cut(w * c.per_rms);
+  const V in0 = cut_above(absolute(a)), in1 = absolute(x), in2 = cut_above(absolute(b));
+  const V in3 = cut(a * x), in4 = cut(a * b), in5 = absolute(q), in6 = cut(x * q);
+  V c0 = V{} + c.mix_bias[0], c1 = V{} + c.mix_bias[1], c2 = V{} + c.mix_bias[2];
+  V c3 = V{} + c.mix_bias[3];
+  const int32_t n = c.hidden;
+  for (int32_t j = 0; j < n; ++j, in += kInputs, ++mix) {  // two chains of sums: half the latency
+    const V h =
+        positive_part((c.hidden_bias[j] + in[0] * in0 + in[1] * in1 + in[2] * in2 + in[3] * in3) +
+                      (in[4] * in4 + in[5] * in5 + in[6] * in6));
+    c0 += mix[0] * h;
+    c1 += mix[n] * h;
+    c2 += mix[2 * n] * h;
+    c3 += mix[3 * n] * h;
+  }
+  const V u = c.scale * (a + (c0 * a + c1 * x + c2 * b + c3 * q));
+  w = w * c.keep - c.step * u;
+  const V y = before * per_d;
+  sums.xy += x * y;
+  sums.xx += x * x;
+  sums.yy += y * y;
+  sums.aa += a * a;
+  sums.uu += u * u;
+  sums.ww += w * w;
+}
+
+// tanh(log x), from -1 at 0 to 1.
+UNSTUCK_HD double bend(double x) { return 1 - 2 / (1 + x * x); }
+UNSTUCK_HD double within(double x, double bound) {
+  return x > bound ? bound : x < -bound ? -bound : x;
+}
+
+// What the tensor network sees: the count of this step, the progress (`num_steps` 0: unknown), the
+// tensor's traits and statistics.
+UNSTUCK_HD double control_input(int i, double t, double num_steps, const float* traits,
+                                const float* stats) {
+  constexpr double times[kTimes] = {3, 10, 30, 100, 300, 1000, 3000};
+  if (i < kTimes) return bend(t / times[i]);
+  if ((i -= kTimes) < 3) {
+    if (num_steps == 0) return 0;
+    const double progress = t < num_steps ? t / num_steps : 1;
+    return i == 0 ? 1 : i == 1 ? progress : bend((1 - progress) * 10);
+  }
+  if ((i -= 3) < kTraits) return traits[i];
+  const double s = stats[i -= kTraits];
+  if (i == 0) return within(log(s + kLeastRms) / 4, 2.5);                     // rms of w
+  if (i < 3) return s;                                                        // cosines
+  return i == 3 ? square_root(s) : i == 4 ? s / (1 + s) : log(s + 1e-6) / 8;  // a a, x x, u u
+}
+
+// A hidden unit of the tensor network, and one of its outputs.
+UNSTUCK_HD double control_unit(const float* theta, Net net, int j, const double* inputs) {
+  double sum = theta[net.control_bias() + j];
+  for (int i = 0; i < kControlInputs; ++i) sum += double(theta[j * kControlInputs + i]) * inputs[i];
+  return tanh(sum);
+}
+UNSTUCK_HD double control_output(const float* theta, Net net, int k, const double* units) {
+  const float* row = theta + net.out_weight() + k * net.control;
+  double sum = theta[net.out_bias() + k];
+  for (int j = 0; j < net.control; ++j) sum += double(row[j]) * units[j];
+  return sum;
+}
+
+// Puts output k of the tensor network where the coordinates look for it.
+template <class S>
+UNSTUCK_HD void place_output(Coefs<S>& c, Net net, int k, double value) {
+  if (k < net.hidden)
+    c.hidden_bias[k] = S(value);
+  else if (k < net.hidden + kDirections)
+    c.mix_bias[k - net.hidden] = S(value);
+  else
+    c.scale = S(exp(within(value, kMostLogScale)));
+}
+
+// Everything else that the coordinates need; `t` counts from 1, `rms` is that of the parameters.
+template <class S>
+UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weight_decay,
+                          bool maximize, double loss_scale, double rms) {
+  c.grad_scale = S((maximize ? -1.0 : 1.0) / loss_scale);
+  c.step = S(kRate * lr);
+  c.keep = S(1 - kRate * lr * weight_decay);
+  c.m_free = S(1 / (1 - pow(kBeta, t)));
+  c.slow_free = S(1 / (1 - pow(kSlowBeta, t)));
+  c.v_free = S(1 / (1 - pow(kSqBeta, t)));
+  c.per_rms = S(1 / (rms > kLeastRms ? rms : kLeastRms));
+  c.hidden = net.hidden;
+}
+
+// The statistics after a step, from its sums over n coordinates.
+UNSTUCK_HD void update_stats(float* stats, const Sums<double>& sums, double n) {
+  const double both = square_root(sums.xx) * square_root(sums.yy);
+  const double cosine = both > 0 ? sums.xy / both : 0;
+  n = n > 1 ? n : 1;
+  const double now[kStats] = {
+      square_root(sums.ww / n), cosine, cosine, sums.aa / n, sums.xx / n, sums.uu / n};
+  const double share[kStats] = {1, 1 - kTrend, 1 - kSlowTrend, 1 - kTrend, 1 - kTrend, 1 - kTrend};
+  for (int i = 0; i < kStats; ++i)
+    stats[i] = i ? float(stats[i] + share[i] * (now[i] - stats[i])) : float(now[i]);
+}
+
+}  // namespace unstuck::learned

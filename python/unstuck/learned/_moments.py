@@ -1,0 +1,60 @@
+"""Adam's moments, which several rules read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+
+
+class Moments(NamedTuple):
+    """A parameter, its gradient and its moments after a step, in the type that computes."""
+
+    w: Tensor
+    g: Tensor
+    m: Tensor
+    v: Tensor
+    t: Tensor  # float32 count of steps
+
+    @property
+    def root(self) -> Tensor:
+        """The square root of the second moment, free of bias, and a little more."""
+        return root(self.v / free(BETAS[1], self.t, self.v.dtype)) + EPS
+
+    @property
+    def direction(self) -> Tensor:
+        """Adam's direction."""
+        return self.m / free(BETAS[0], self.t, self.m.dtype) / self.root
+
+
+def advance(w: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor) -> Moments:
+    """Return the moments after a step with gradient `g`."""
+    w, g, m, v = (widened(x) for x in (w, g, m, v))
+    m = m + (1 - BETAS[0]) * (g - m)
+    v = BETAS[1] * v + (1 - BETAS[1]) * g * g
+    return Moments(w, g, m, v, step + 1)
+
+
+def free(beta: float, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what a moment of decay `beta` has to be divided by after `t` steps."""
+    return (1 - beta ** t.double()).to(dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return 16-bit numbers as float32, others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def root(x: Tensor) -> Tensor:
+    """Return the square root, with slope 0 at 0."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1)), 0)
+
+
+def bend(x: Tensor) -> Tensor:
+    """Return tanh(log x), from -1 at 0 to 1."""
+    return 1 - 2 / (1 + x * x)

@@ -57,9 +57,7 @@ def perturbed(rule):
 
 def objective_at(rule, plan, theta, family=FAMILIES["quadratics"], key=3):
     unroll = Unroll(rule, family, plan, key, pairs=False)
-    layout = MetaParameters(rule)
-    with torch.no_grad():
-        return unroll.run(layout.named(theta), plan.horizon[1], own=False).mean()
+    return unroll.run(theta.repeat(plan.students, 1), plan.horizon[1]).mean()
 
 
 @pytest.mark.parametrize("scale", ["log", "linear"])
@@ -119,7 +117,7 @@ def test_evolution_strategies_agree_with_the_derivative(truncation):
     """Over a whole unroll, with whatever truncation, the sum of estimates is a gradient."""
     rule, family = Descent(), FAMILIES["quadratics"]
     plan = Plan(unrolls=1, students=2000, truncation=truncation, horizon=(8, 8))
-    es = Evolution(rule, family, plan, sigma=0.05)
+    es = Evolution(rule, family, plan, sigma=0.05, normalise=False)
     key, theta = es._unrolls[0].key, es.layout.read()
     parts, gradient = [3, 3, 2] if truncation == 3 else [8], torch.zeros(3)
     for part in parts:
@@ -127,12 +125,9 @@ def test_evolution_strategies_agree_with_the_derivative(truncation):
         gradient += part / 8 * es.estimate(theta).gradient
     exact = torch.zeros(3)
     same = Unroll(rule, family, plan, key, pairs=True)
-    named = es.layout.named(leaf := theta.clone().requires_grad_())
-    with torch.enable_grad():
-        score, *_ = same.stretch(
-            named, same.points, same.state, (0, 8), 0, 8, own=False, second_order=True
-        )
-        (exact,) = torch.autograd.grad(score.mean(), leaf)
+    leaf = theta.clone().requires_grad_()
+    score, *_ = same.stretch(leaf, same.points, same.state, (0, 8), 0, 8, second_order=True)
+    (exact,) = torch.autograd.grad(score.mean(), leaf)
     torch.testing.assert_close(gradient, exact, rtol=0.15, atol=0.15 * float(exact.norm()))
 
 
@@ -180,13 +175,26 @@ def test_refuses_the_checkpoint_of_other_options(rule):
         Evolution(rule, FAMILIES["quadratics"], wide).restore(one.numbers(), one.tensors())
 
 
+def test_normalised_differences_give_the_same_direction_whatever_the_scale():
+    plan = Plan(unrolls=1, students=40, truncation=5, horizon=(5, 5))
+    parts = [
+        Evolution(Descent(), FAMILIES["quadratics"], plan, normalise=normalise).estimate(
+            Descent().rates.detach()
+        )
+        for normalise in (False, True)
+    ]
+    plain, normal = (part.gradient for part in parts)
+    torch.testing.assert_close(plain / plain.norm(), normal / normal.norm())
+    assert float(normal.norm()) > 3 * float(plain.norm())
+
+
 def test_pairs_begin_alike_and_get_the_same_batches(rule):
     plan = Plan(unrolls=1, students=4, truncation=1, horizon=(5, 5), told=1.0)
     es = Evolution(rule, FAMILIES["digits"], plan)
     points = es._unrolls[0].points
     assert torch.equal(points[0], points[1])
     assert not torch.equal(points[0], points[2])
-    scores = es._unrolls[0].run(es.layout.named(es.layout.read()), 3, own=False)
+    scores = es._unrolls[0].run(es.layout.read().repeat(4, 1), 3)
     assert torch.equal(scores[0], scores[1])
 
 

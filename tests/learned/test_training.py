@@ -85,7 +85,7 @@ def test_stops_when_time_is_over(tmp_path):
     ("change", "message"),
     [
         (lambda: MetaTraining(estimator(), steps=9), "steps=8, not 9"),
-        (lambda: MetaTraining(estimator(sigma=0.2), steps=8), "sigma=0.01, not 0.2"),
+        (lambda: MetaTraining(estimator(sigma=0.2), steps=8), "sigma=0.03, not 0.2"),
         (lambda: MetaTraining(estimator(Backprop), steps=8), "estimator=evolution, not backprop"),
     ],
 )

@@ -158,6 +158,10 @@ class Evolution(Estimator):
         As for :class:`Estimator`.
     sigma : float
         Size of the perturbations.
+    normalise : bool
+        Whether the differences of an unroll are divided by their root mean square, so that a task
+        on which everything pays has no more weight than one that hardly moves. The sum is then no
+        longer a gradient of the mean objective, but of one that weighs tasks.
 
     Raises
     ------
@@ -188,7 +192,8 @@ class Evolution(Estimator):
         plan: Plan,
         seed: int = 0,
         *,
-        sigma: float = 0.01,
+        sigma: float = 0.03,
+        normalise: bool = True,
     ) -> None:
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive number, not {sigma}")
@@ -197,7 +202,7 @@ class Evolution(Estimator):
                 f"students={plan.students} must be even: evolution strategies compare pairs"
             )
         super().__init__(rule, family, plan, seed)
-        self.sigma = sigma
+        self.sigma, self.normalise = sigma, normalise
         self._sums = torch.zeros(plan.unrolls, plan.students // 2, self.layout.dim)
 
     def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,9 +211,10 @@ class Evolution(Estimator):
         eps = self.sigma * noise.normals(key, self.iteration, place, 0, pairs, self.layout.dim)
         self._sums[place] += eps
         both = torch.stack([theta + eps, theta - eps], 1).flatten(0, 1)  # [students, M]
-        with torch.no_grad():
-            scores = unroll.run(self.layout.named(both), self.plan.truncation, own=True)
+        scores = unroll.run(both, self.plan.truncation)
         differences = (scores[0::2] - scores[1::2]) / 2
+        if self.normalise:
+            differences /= differences.square().mean().sqrt().clamp_min(1e-12)
         gradient = differences @ self._sums[place] / (pairs * self.sigma**2)
         if unroll.done:
             self._sums[place] = 0
@@ -216,7 +222,7 @@ class Evolution(Estimator):
 
     def options(self) -> dict[str, Any]:
         """Return all that decides what is estimated, by name."""
-        return {**super().options(), "sigma": self.sigma}
+        return {**super().options(), "sigma": self.sigma, "normalise": self.normalise}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
@@ -289,16 +295,13 @@ class Backprop(Estimator):
     def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
         first, last = unroll.step, min(unroll.step + self.plan.truncation, unroll.horizon)
         cuts = [*range(first, last, self.segment), last]
-        fixed, scores = self.layout.named(theta), torch.zeros(self.plan.students)
+        scores, thetas = torch.zeros(self.plan.students), theta.repeat(self.plan.students, 1)
         stands = []  # points and state where each segment begins
         points, state = unroll.points, unroll.state
-        with torch.no_grad():
-            for begin, end in itertools.pairwise(cuts):
-                stands.append((points, state))
-                score, points, state = unroll.stretch(
-                    fixed, points, state, (first, last), begin, end, own=False
-                )
-                scores += score
+        for begin, end in itertools.pairwise(cuts):
+            stands.append((points, state))
+            score, points, state = unroll.stretch(thetas, points, state, (first, last), begin, end)
+            scores += score
         unroll.points, unroll.state, unroll.step = points, state, last
 
         gradient = torch.zeros_like(theta)
@@ -311,13 +314,12 @@ class Backprop(Estimator):
             state = {k: [x.detach().requires_grad_() for x in v] for k, v in state.items()}
             with torch.enable_grad():
                 score, end_points, end_state = unroll.stretch(
-                    self.layout.named(theta),
+                    theta,
                     points,
                     state,
                     (first, last),
                     begin,
                     end,
-                    own=False,
                     second_order=self.second_order,
                 )
             outputs = [score.mean(), *_leaves(end_points, end_state)]

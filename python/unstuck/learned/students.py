@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -126,13 +125,10 @@ class MetaParameters:
                 self._rule.get_parameter(name).copy_(value)
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
-        """Return vectors [..., M] as tensors [..., *shape] by name."""
-        parts = torch.split(theta, [shape.numel() for shape in self._shapes.values()], -1)
-        lead = theta.shape[:-1]
-        return {
-            name: part.reshape(*lead, *shape)
-            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
-        }
+        """Return a vector [M] as tensors by name."""
+        parts = torch.split(theta, [shape.numel() for shape in self._shapes.values()])
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in named}
 
 
 def begin_state(rule: UpdateRule, students: Students, points: Tensor) -> State:
@@ -143,23 +139,21 @@ def begin_state(rule: UpdateRule, students: Students, points: Tensor) -> State:
 
 def advance(
     rule: UpdateRule,
-    theta: Mapping[str, Tensor],
+    theta: Tensor,
     students: Students,
     points: Tensor,
     gradients: Tensor,
     state: State,
     num_steps: int | None,
-    *,
-    own: bool,
 ) -> tuple[Tensor, State]:
-    """Let a rule make one step of K students, by its torch form.
+    """Let a rule make one step of K students, by its torch form, through which autograd runs.
 
     Parameters
     ----------
     rule : UpdateRule
         The rule; its own parameters are not read.
-    theta : mapping of str to Tensor
-        What stands in their place: of each student [K, *shape], or of all [*shape].
+    theta : Tensor
+        What stands in their place, [M].
     students : Students
         What they train.
     points, gradients : Tensor
@@ -168,18 +162,17 @@ def advance(
         From :func:`begin_state`, or from the step before.
     num_steps : int or None
         How many steps there will be, where the rule is told.
-    own : bool
-        Whether each student has a theta of its own.
 
     Returns
     -------
     tuple
         Points and state after the step.
     """
+    named = MetaParameters(rule).named(theta)
 
-    def one(theta: dict[str, Tensor], p: list[Tensor], g: list[Tensor], s: State) -> Any:
-        return functional_call(rule, theta, (p, g, s), {"num_steps": num_steps})
+    def one(p: list[Tensor], g: list[Tensor], s: State) -> Any:
+        return functional_call(rule, named, (p, g, s), {"num_steps": num_steps})
 
-    many = torch.vmap(one, in_dims=(0 if own else None, 0, 0, 0))
-    params, state = many(dict(theta), students.split(points), students.split(gradients), state)
+    split = students.split
+    params, state = torch.vmap(one)(split(points), split(gradients), state)
     return torch.cat([p.flatten(1) for p in params], 1), state

@@ -103,7 +103,7 @@ class MetaTraining:
         lr: float = 3e-3,
         clip: float = 1.0,
         judge_every: int = 50,
-        judges: int = 4,
+        judges: int = 8,
         folder: Path | str | None = None,
     ) -> None:
         counts = {"steps": steps, "judge_every": judge_every, "judges": judges}
@@ -201,12 +201,11 @@ class MetaTraining:
         estimator = self.estimator
         longest = estimator.plan.horizon[1]
         plan = dataclasses.replace(estimator.plan, students=2, horizon=(longest, longest))
-        theta, total = estimator.layout.named(self._theta.detach()), 0.0
+        thetas, total = self._theta.detach().repeat(2, 1), 0.0
         for number in range(self.judges):
             key = seed_of(estimator.seed, "judge", number)
             unroll = Unroll(estimator.rule, estimator.family, plan, key, pairs=False)
-            with torch.no_grad():
-                total += float(unroll.run(theta, longest, own=False).mean())
+            total += float(unroll.run(thetas, longest).mean())
         return total / self.judges
 
     # ------------------------------------------------------------ files

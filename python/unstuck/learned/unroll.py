@@ -13,6 +13,7 @@ from unstuck.learned.objective import Objective
 from unstuck.learned.rule import State, UpdateRule
 from unstuck.learned.students import Students, advance, begin_state
 from unstuck.learned.task import Batch, Family, generator, seed_of
+from unstuck.learned.together import step_students_
 
 __all__ = ["Plan", "Unroll"]
 
@@ -112,17 +113,15 @@ class Unroll:
         """Whether the horizon is reached."""
         return self.step >= self.horizon
 
-    def run(self, theta: Mapping[str, Tensor], steps: int, *, own: bool) -> Tensor:
+    def run(self, thetas: Tensor, steps: int) -> Tensor:
         """Train for some steps, not beyond the horizon, and return what they cost.
 
         Parameters
         ----------
-        theta : mapping of str to Tensor
-            The rule's parameters, of all students or of each (see :func:`advance`).
+        thetas : Tensor
+            The rule's parameters, those of each student [K, M].
         steps : int
             How many.
-        own : bool
-            Whether each student has a theta of its own.
 
         Returns
         -------
@@ -131,37 +130,35 @@ class Unroll:
         """
         last = min(self.step + steps, self.horizon)
         score, self.points, self.state = self.stretch(
-            theta, self.points, self.state, (self.step, last), self.step, last, own=own
+            thetas, self.points, self.state, (self.step, last), self.step, last
         )
         self.step = last
         return score
 
     def stretch(
         self,
-        theta: Mapping[str, Tensor],
+        theta: Tensor,
         points: Tensor,
         state: State,
         span: tuple[int, int],
         begin: int,
         end: int,
         *,
-        own: bool,
         second_order: bool = False,
     ) -> tuple[Tensor, Tensor, State]:
         """Train from some points and states on, and change nothing of this unroll.
 
         Parameters
         ----------
-        theta : mapping of str to Tensor
-            The rule's parameters, of all students or of each (see :func:`advance`).
+        theta : Tensor
+            The rule's parameters: those of each student [K, M], or [M], those of all. Only of the
+            latter autograd knows what they lead to; the former take the fused step.
         points, state
             Where the students stand.
         span : tuple of int
             First step of the truncation, and the one after its last.
         begin, end : int
             The same of the part of it that is to be done.
-        own : bool
-            Whether each student has a theta of its own.
         second_order : bool
             Whether autograd also sees how gradients depend on the parameters they are taken at.
 
@@ -169,11 +166,14 @@ class Unroll:
         -------
         tuple
             What the part adds to the mean of the objective over the truncation, [K]; points and
-            state after it. Differentiable with respect to `theta`, `points` and `state`.
+            state after it. Differentiable with respect to `theta` [M], `points` and `state`.
         """
         students, weight, share = self.students, self._objective.weight, self._objective.validation
         total = sum(weight(step, self.horizon) for step in range(*span))
         score = torch.zeros(len(points))
+        own = theta.ndim == 2
+        if own:
+            points, state = points.clone(), {k: [x.clone() for x in v] for k, v in state.items()}
         for step in range(begin, end):
             batch = self._training(step)
             if second_order:
@@ -183,9 +183,15 @@ class Unroll:
                 losses = _along(losses, gradients, points)
             part = (1 - share) * weight(step, self.horizon) / total
             score = score + part * self._score(losses, self._start[0])
-            points, state = advance(
-                self._rule, theta, students, points, gradients, state, self._num_steps, own=own
-            )
+            if own:
+                shapes, num_steps = students.shapes, self._num_steps
+                step_students_(
+                    self._rule, theta, points, gradients, state, shapes, num_steps=num_steps
+                )
+            else:
+                points, state = advance(
+                    self._rule, theta, students, points, gradients, state, self._num_steps
+                )
         if share and end == span[1]:
             batch = self._validation(end)
             if points.requires_grad:

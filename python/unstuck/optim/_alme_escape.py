@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
 REPEATED = 1e-4  # the same, where the sums of a GPU may come in another order
 STACKS = 4  # vectors of each candidate: its point, gradient and two moments
-LARGEST = 2 << 30  # bytes that these take together by default
+LARGEST = 1 << 30  # bytes that these take together by default
 UNREPEATABLE = (
     "the closure returns another loss when it is called again with the same random numbers, so "
     "candidates that come one after another cannot be compared: let it use one batch, or draw that "
@@ -228,7 +228,7 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """Make Adam steps of all points at once, each with its own state; return that state."""
     names = ("exp_avgs", "exp_avg_sqs")
-    exp_avgs, exp_avg_sqs = (population.room(name, len(points)).zero_() for name in names)
+    exp_avgs, exp_avg_sqs = (population.room(name, len(points)) for name in names)
     moments = exp_avgs, exp_avg_sqs
     segments = _segments(optimizer, crowd.flat)
     for number in range(1, optimizer._escapes.n_eval_steps + 1):

@@ -93,7 +93,7 @@ class ALME(Statistics):
         where groups have several rates.
     memory : int, optional
         Bytes that candidates may take at once. Where the vectors of all of them (points, gradients
-        and moments) take more, by default more than 2 GiB, they come one after another, as without
+        and moments) take more, by default more than 1 GiB, they come one after another, as without
         `module`. Below that all are evaluated by one call of the closure; with a bound that their
         activations exceed there may be several, which must see the same batch.
     seed : int

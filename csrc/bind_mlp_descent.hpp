@@ -80,7 +80,7 @@ void mlp_descend(const py::object& net, const py::object& points, const py::obje
             data, read_segments(segments, Backend::kDeviceType, data.dim, double(t)));
         arrays.check_memory();
         py::gil_scoped_release release;
-        cpu::mlp_descend(data, x, m, v, count, coefs, out, Backend::sane(where));
+        cpu::mlp_descend(data, x, m, v, count, coefs, t == 1, out, Backend::sane(where));
       });
 }
 

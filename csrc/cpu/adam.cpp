@@ -173,23 +173,48 @@ void adam_step(const AdamStep& step, const std::vector<Chunk>& chunks,
 
 namespace {
 
-template <class T>
-void piece(T* w, const T* g, T* m, T* v, int64_t n, const AdamCoefs<double>& coefs, DType dtype) {
-  AdamTensor t{};
-  t.w = w, t.g = const_cast<T*>(g), t.m = m, t.v = v;
-  double squares;
-  entry::adam[int(dtype)]({&t, 0, n, &coefs, &squares});
+template <bool Fresh, bool FromGrad, class R>
+UNSTUCK_INLINE void descend(R* __restrict w, const R* __restrict g, R* __restrict m,
+                            R* __restrict v, int64_t n, const AdamCoefs<R>& c) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    R wi = w[i], mi = Fresh ? R(0) : m[i], vi = Fresh ? R(0) : v[i];
+    adam_element<FromGrad>(wi, g[i], mi, vi, c);
+    w[i] = wi;
+    m[i] = mi;
+    v[i] = vi;
+  }
+}
+template <class R>
+UNSTUCK_INLINE void descend(R* w, const R* g, R* m, R* v, int64_t n, const AdamCoefs<double>& coefs,
+                            bool fresh) {
+  const AdamCoefs<R> c = narrowed<R>(coefs);
+  if (c.from_grad)
+    fresh ? descend<true, true>(w, g, m, v, n, c) : descend<false, true>(w, g, m, v, n, c);
+  else
+    fresh ? descend<true, false>(w, g, m, v, n, c) : descend<false, false>(w, g, m, v, n, c);
 }
 
 }  // namespace
 
-void adam_piece(float* w, const float* g, float* m, float* v, int64_t n,
-                const AdamCoefs<double>& coefs) {
-  piece(w, g, m, v, n, coefs, DType::f32);
+namespace entry {
+UNSTUCK_CLONES void adam_descent(float* w, const float* g, float* m, float* v, int64_t n,
+                                 const AdamCoefs<double>& coefs, bool fresh) {
+  descend(w, g, m, v, n, coefs, fresh);
 }
-void adam_piece(double* w, const double* g, double* m, double* v, int64_t n,
-                const AdamCoefs<double>& coefs) {
-  piece(w, g, m, v, n, coefs, DType::f64);
+UNSTUCK_CLONES void adam_descent(double* w, const double* g, double* m, double* v, int64_t n,
+                                 const AdamCoefs<double>& coefs, bool fresh) {
+  descend(w, g, m, v, n, coefs, fresh);
+}
+}  // namespace entry
+
+void adam_descent(float* w, const float* g, float* m, float* v, int64_t n,
+                  const AdamCoefs<double>& coefs, bool fresh) {
+  entry::adam_descent(w, g, m, v, n, coefs, fresh);
+}
+void adam_descent(double* w, const double* g, double* m, double* v, int64_t n,
+                  const AdamCoefs<double>& coefs, bool fresh) {
+  entry::adam_descent(w, g, m, v, n, coefs, fresh);
 }
 
 }  // namespace unstuck::cpu

@@ -171,8 +171,13 @@ void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses, R
   if (gradients && !covers(net)) std::fill_n(gradients, count * net.dim, R(0));
   const auto one = [&](int64_t i, const Team<R>& team) {
     PointSource<R> source(points + i * net.dim);
-    const Descent<R> kept{source.point(), nullptr, nullptr,
-                          nullptr,        nullptr, gradients ? gradients + i * net.dim : nullptr};
+    const Descent<R> kept{source.point(),
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          false,
+                          gradients ? gradients + i * net.dim : nullptr};
     double sum = 0;
     evaluate(net, place.data, source, team, &sum, gradients ? &kept : nullptr);
     losses[i] = R(sum * net.factor);
@@ -182,15 +187,19 @@ void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses, R
 
 template <class R>
 void mlp_descend(const MlpData& net, R* points, R* m, R* v, int64_t count,
-                 const std::vector<AdamCoefs<double>>& coefs, R* losses, int threads) {
+                 const std::vector<AdamCoefs<double>>& coefs, bool fresh, R* losses, int threads) {
   const bool whole = panels_of<R>(net.n) <= MlpMemory<R>::kBlocks;  // all rows at once
   Workplace<R> place(net, count, threads, 1, true, whole ? 0 : net.dim);
   const auto one = [&](int64_t i, const Team<R>& team) {
     const int64_t at = i * net.dim;
     PointSource<R> source(points + at);
-    const Descent<R> descent{points + at,  points + at,
-                             m + at,       v + at,
-                             coefs.data(), whole ? nullptr : team.memory->piece.data()};
+    const Descent<R> descent{points + at,
+                             points + at,
+                             m + at,
+                             v + at,
+                             coefs.data(),
+                             fresh,
+                             whole ? nullptr : team.memory->piece.data()};
     double sum = 0;
     evaluate(net, place.data, source, team, &sum, &descent);
     losses[i] = R(sum * net.factor);
@@ -234,7 +243,7 @@ void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawV
 #define UNSTUCK_MLP(R)                                                                             \
   template void mlp_points(const MlpData&, const R*, int64_t, R*, R*, int);                        \
   template void mlp_descend(const MlpData&, R*, R*, R*, int64_t,                                   \
-                            const std::vector<AdamCoefs<double>>&, R*, int);                       \
+                            const std::vector<AdamCoefs<double>>&, bool, R*, int);                 \
   template void mlp_line(const MlpData&, const R*, const R*, const R*, int64_t, R*, int);          \
   template void mlp_candidates(const MlpData&, const RegionView<R>&, const DrawView&, int64_t, R*, \
                                int);

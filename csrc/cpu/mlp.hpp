@@ -15,10 +15,10 @@ void mlp_points(const MlpData& net, const R* points, int64_t count, R* losses, R
                 int threads);
 // One step of Adam from each of these points, with moments `m` and `v` [count, dim] of their own.
 // `losses` are those before the step. `coefs` are of the weights and of the biases of each layer;
-// numbers that are in no layer stay as they are.
+// numbers that are in no layer stay as they are. `fresh`: moments are 0, whatever is there.
 template <class R>
 void mlp_descend(const MlpData& net, R* points, R* m, R* v, int64_t count,
-                 const std::vector<AdamCoefs<double>>& coefs, R* losses, int threads);
+                 const std::vector<AdamCoefs<double>>& coefs, bool fresh, R* losses, int threads);
 template <class R>
 void mlp_candidates(const MlpData& net, const RegionView<R>& region, const DrawView& draw,
                     int64_t count, R* losses, int threads);

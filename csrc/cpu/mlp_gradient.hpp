@@ -18,11 +18,12 @@ struct Descent {
   const R* point;                  // [dim]
   R *w, *m, *v;                    // the point, to be moved, and its moments; null: it stays
   const AdamCoefs<double>* coefs;  // of the weights and of the biases of each layer
+  bool fresh;                      // the moments are 0, whatever is there
   R* gradient;                     // [dim]; null where all rows fit, so that pieces are enough
 
   R* place(int64_t at, R* piece) const { return gradient ? gradient + at : piece; }
   void done(int64_t at, int64_t n, const R* g, size_t which) const {
-    if (w) adam_piece(w + at, g, m + at, v + at, n, coefs[which]);
+    if (w) adam_descent(w + at, g, m + at, v + at, n, coefs[which], fresh);
   }
 };
 
@@ -58,31 +59,28 @@ struct Backward {
   }
 
   // Columns [k, k + kPanel) of a layer's inputs, a row after the other.
-  struct Inputs {
-    const R* at;
-    int64_t row;
-  };
-  Inputs inputs(size_t l, int64_t k) const {
+  const R* inputs(size_t l, int64_t k) const {
+    return l ? memory.rows.data() + k * blocks * N : data.rows.data() + k * net.n + first * N;
+  }
+  // Turns what a layer was given.
+  void turn_inputs(size_t l) const {
     const int64_t in = net.layers[l].in;
-    if (l) return {memory.rows.data() + k, padded<R>(in)};
-    if (k + N > in) return {data.tail.data() + first * N, N};
-    return {static_cast<const R*>(net.x) + first * net.stride + k, net.stride};
+    for (int64_t k = 0; k < in; k += N)
+      for (int64_t b = 0; b < blocks; ++b)
+        transpose(memory.active[0][l - 1].data() + (b * in + k) * N, std::min(N, in - k), N, N,
+                  memory.rows.data() + (k * blocks + b * N) * N, N);
   }
 
   void weight_slopes(size_t l) const {
     const MlpLayer& m = net.layers[l];
-    if (l)
-      for (int64_t b = 0; b < blocks; ++b)
-        transpose(memory.active[0][l - 1].data() + b * m.in * N, m.in, N, N,
-                  memory.rows.data() + b * N * padded<R>(m.in), padded<R>(m.in));
+    if (l) turn_inputs(l);
     const auto tile = [&](int64_t part, MlpMemory<R>& own) {
       const int64_t u = part * kUnits, units = std::min(kUnits, m.out - u);
       const int64_t at = m.weight + u * m.in;
       R* to = descent.place(at, own.piece.data());
       for (int64_t k = 0; k < m.in; k += N) {
         const bool whole = k + N <= m.in;
-        const Inputs h = inputs(l, k);
-        multiply(Product<R>{memory.turned.data() + u * blocks * N, blocks * N, 1, h.at, h.row,
+        multiply(Product<R>{memory.turned.data() + u * blocks * N, blocks * N, 1, inputs(l, k), N,
                             whole ? to + k : own.tile.data(), whole ? m.in : N, nullptr, units,
                             rows, whole && !begin});
         for (int64_t i = 0; !whole && i < units; ++i)

@@ -122,15 +122,14 @@ template <class R>
 struct Panels {
   int64_t blocks = 0;
   Buffer<R> x, y;
-  Buffer<R> tail;  // [n, kPanel]: the last columns of x, fewer than kPanel, for
-                   // gradients
+  Buffer<R> rows;  // for gradients: kPanel columns of x after the other, as [n, kPanel]
 
   void fit(const MlpData& net, bool slopes) {
     blocks = panels_of<R>(net.n);
     const auto size = [&](int64_t columns) { return size_t(blocks * columns * kPanel<R>); };
     x.resize(size(net.features));
     if (net.loss != MlpLoss::cross_entropy) y.resize(size(net.outputs()));
-    if (slopes && net.features % kPanel<R>) tail.resize(size_t(net.n * kPanel<R>));
+    if (slopes) rows.resize(size_t(net.n * padded<R>(net.features)));
   }
   void fill(const MlpData& net, bool slopes, const Team<R>& team) {
     constexpr int64_t N = kPanel<R>;
@@ -144,14 +143,16 @@ struct Panels {
     };
     pack(net.x, net.features, net.stride, x);
     if (net.loss != MlpLoss::cross_entropy) pack(net.y, net.outputs(), net.outputs(), y);
-    const int64_t last = net.features % N;
-    if (!slopes || !last) return;
-    for (int64_t i = 0; i < net.n; ++i) {
-      const R* from = static_cast<const R*>(net.x) + i * net.stride + net.features - last;
-      std::fill(std::copy_n(from, last, tail.data() + i * N), tail.data() + (i + 1) * N, R(0));
-    }
+    if (!slopes) return;
+    team.each(panels_of<R>(net.features), 4 * net.n * net.features, [&](int64_t k, MlpMemory<R>&) {
+      const int64_t columns = std::min(N, net.features - k * N);
+      R* to = rows.data() + k * net.n * N;
+      for (int64_t i = 0; i < net.n; ++i, to += N)
+        std::fill(std::copy_n(static_cast<const R*>(net.x) + i * net.stride + k * N, columns, to),
+                  to + N, R(0));
+    });
   }
-  size_t bytes() const { return (x.size() + y.size() + tail.size()) * sizeof(R); }
+  size_t bytes() const { return (x.size() + y.size() + rows.size()) * sizeof(R); }
 };
 
 // The memory of a thread that calls: kept from one call to the next, but for what wide nets needed,

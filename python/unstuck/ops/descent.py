@@ -40,7 +40,7 @@ def step(
     points, gradients, exp_avgs, exp_avg_sqs : Tensor
         [K, P].
     number : int
-        Of the step, from 1.
+        Of the step, from 1. At the first one the moments are 0, whatever is there.
     segments : sequence of Segment
         Which of the P coordinates have which settings. Others stay as they are.
 
@@ -57,6 +57,9 @@ def step(
     tensor([0.7500, 0.7500, 0.7500])
     """
     every = (points, gradients, exp_avgs, exp_avg_sqs)
+    if number == 1:
+        exp_avgs.zero_()
+        exp_avg_sqs.zero_()
     for begin, end, group in segments:
         whole = (begin, end) == (0, points.shape[1])
         parts = every if whole else tuple(x[:, begin:end].contiguous() for x in every)
@@ -85,7 +88,7 @@ def descend(
     points, exp_avgs, exp_avg_sqs : Tensor
         [K, P].
     number : int
-        Of the step, from 1.
+        Of the step, from 1. At the first one the moments are 0, whatever is there.
     segments : sequence of Segment
         Which coordinates have which settings. Others stay as they are.
 

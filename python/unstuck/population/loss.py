@@ -218,7 +218,7 @@ class PopulationLoss:
         points, exp_avgs, exp_avg_sqs : Tensor
             [K, P], in the dtype and on the device of :meth:`point`.
         number : int
-            Of the step, from 1: how often the moments have been updated with this one.
+            Of the step, from 1. At the first one the moments are 0, whatever is there.
         segments : sequence of Segment
             Which of the P numbers have which settings; see :mod:`unstuck.ops.descent`.
 

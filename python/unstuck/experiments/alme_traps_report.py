@@ -18,6 +18,10 @@ GROUPS = {  # problems whose successes are added up: what is known of how ALME w
         *("gaussian-mixture", "k-means", "localization", "lotka-volterra", "blind-deconvolution"),
         *("lennard-jones", "oscillators", "helmholtz", "adding", "normed-parity"),
     ),
+    "held out": (
+        *("circuit", "registration", "nonnegative", "pendulum", "decays", "hidden-chain"),
+        *("thin-film", "mixed-regressions"),
+    ),
 }
 
 

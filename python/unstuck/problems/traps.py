@@ -38,6 +38,16 @@ from unstuck.problems._trap_losses import (
 )
 from unstuck.problems._trap_nets import adding, normed_parity
 from unstuck.problems._trap_physics import helmholtz, lennard_jones, oscillators
+from unstuck.problems._trap_unseen import (
+    circuit,
+    decays,
+    hidden_chain,
+    mixed_regressions,
+    nonnegative,
+    pendulum,
+    registration,
+    thin_film,
+)
 
 __all__ = ["TRAPS", "Trap", "TrapRun", "load_trap"]
 
@@ -282,5 +292,53 @@ TRAPS: dict[str, Trap] = {
         0.02,
         "two layers of four ReLU units with batch norms for the parity of four bits",
         "Ioffe and Szegedy 2015",
+    ),
+    "circuit": Trap(
+        circuit,
+        1e-3,
+        "angles of a circuit of six qubits that makes the state of another: little overlap",
+        "Anschuetz and Kiani 2022",
+    ),
+    "registration": Trap(
+        registration,
+        0.05,
+        "turn and shift of 40 points in space, a quarter of them gone: where few meet",
+        "Tsin and Kanade 2004",
+    ),
+    "nonnegative": Trap(
+        nonnegative,
+        1e-4,
+        "nonnegative factors, of rank 8, of a 12 x 12 matrix: entries that are stuck at zero",
+        "Lee and Seung 1999",
+    ),
+    "pendulum": Trap(
+        pendulum,
+        1e-4,
+        "four numbers of a pendulum that goes over the top, from its angles: courses out of step",
+        "Ljung 1999",
+    ),
+    "decays": Trap(
+        decays,
+        1e-7,
+        "heights and rates of four exponential decays: a canyon, and decays that are alike",
+        "Transtrum, Machta and Sethna 2010",
+    ),
+    "hidden-chain": Trap(
+        hidden_chain,
+        0.0,
+        "likelihood of a hidden Markov chain of six states: states that do for two",
+        "Rabiner 1989",
+    ),
+    "thin-film": Trap(
+        thin_film,
+        1e-4,
+        "thicknesses of four layers on glass from the light that they throw back: fringes",
+        "Dobrowolski and Kemp 1990",
+    ),
+    "mixed-regressions": Trap(
+        mixed_regressions,
+        0.0,
+        "six linear laws, where it is not said which row follows which: two for one, one for two",
+        "Yi, Caramanis and Sanghavi 2014",
     ),
 }

@@ -46,7 +46,9 @@ def registration(generator: torch.Generator, rows: int = 40) -> Made:
     def moved(w: Tensor) -> Tensor:
         q = w[:4] / w[:4].norm()
         cross = torch.linalg.cross(q[1:].expand_as(x), x, dim=1)
-        turned = x + 2 * q[0] * cross + 2 * torch.linalg.cross(q[1:].expand_as(x), cross, dim=1)
+        turned: Tensor = (
+            x + 2 * q[0] * cross + 2 * torch.linalg.cross(q[1:].expand_as(x), cross, dim=1)
+        )
         return turned + w[4:]
 
     y = moved(w) + 0.02 * torch.randn(rows, 3, generator=generator)

@@ -2,6 +2,9 @@
 // statistics that the next step looks at are added up on the way, piece by piece, so that they do
 // not depend on threads.
 //
+// A register's root and quotient take as long as all that is mixed for it, and processors do not
+// look that far ahead: they are asked for one register before they are needed.
+//
 // This file is compiled with contraction, and for finite numbers without signed zeros: then cutting
 // is one instruction. NaN still comes through, by way of the directions, which are not cut.
 #include "cpu/vector.hpp"
@@ -62,15 +65,22 @@ UNSTUCK_INLINE void store(R* p, Vector<R> x) {
 }
 
 template <class R>
-UNSTUCK_INLINE void one_register(const Memory<R>& at, int64_t i, const Weights<R>& k,
-                                 Sums<Vector<R>>& sums) {
-  Vector<R> w = load<R>(at.w + i), m = load<R>(at.m + i), slow = load<R>(at.slow + i),
-            v = load<R>(at.v + i);
-  learned::element(w, load<R>(at.g + i), m, slow, v, k.c, k.in, k.mix, sums);
-  store(at.w + i, w);
+UNSTUCK_INLINE learned::Moved<Vector<R>> moments_at(const Memory<R>& at, int64_t i,
+                                                    const Weights<R>& k) {
+  Vector<R> m = load<R>(at.m + i), slow = load<R>(at.slow + i), v = load<R>(at.v + i);
+  const auto now = learned::move_moments(load<R>(at.g + i), m, slow, v, k.c);
   store(at.m + i, m);
   store(at.slow + i, slow);
   store(at.v + i, v);
+  return now;
+}
+template <class R>
+UNSTUCK_INLINE void parameter_at(const Memory<R>& at, int64_t i,
+                                 const learned::Moved<Vector<R>>& now, const Weights<R>& k,
+                                 Sums<Vector<R>>& sums) {
+  Vector<R> w = load<R>(at.w + i);
+  learned::move_parameter(w, now, k.c, k.in, k.mix, sums);
+  store(at.w + i, w);
 }
 
 template <class R>
@@ -93,7 +103,8 @@ UNSTUCK_INLINE void last_elements(const Memory<R>& at, int64_t i, int64_t n, con
   R* const to[] = {w, m, slow, v};
   for (int a = 0; a < 4; ++a) std::copy_n(from[a] + i, n, to[a]);
   std::copy_n(at.g + i, n, g);
-  one_register<R>({w, m, slow, v, g}, 0, k, sums);
+  const Memory<R> copy{w, m, slow, v, g};
+  parameter_at(copy, 0, moments_at(copy, 0, k), k, sums);
   for (int a = 0; a < 4; ++a) std::copy_n(to[a], n, from[a] + i);
 }
 
@@ -111,9 +122,14 @@ UNSTUCK_INLINE void run(const Memory<R>& at, int64_t length, const Weights<R>& k
   for (int64_t start = 0; start < length; start += kFold) {
     const int64_t end = std::min(length, start + kFold), whole = start + (end - start) / W * W;
     Sums<Vector<R>> sums{};
-    for (int64_t i = start; i < whole; i += W) {
-      prefetch(at, i + kAhead);
-      one_register(at, i, k, sums);
+    if (start < whole) {
+      auto now = moments_at(at, start, k);
+      for (int64_t i = start; i < whole; i += W) {
+        prefetch(at, i + kAhead);
+        const auto next = i + W < whole ? moments_at(at, i + W, k) : now;
+        parameter_at(at, i, now, k, sums);
+        now = next;
+      }
     }
     if (whole < end) last_elements(at, whole, end - whole, k, sums);
     total.xy += added<R>(sums.xy);
@@ -208,25 +224,25 @@ constexpr void (*learned[])(const Job&) = {learned_float, learned_double, learne
 namespace {
 
 template <class T>
-void read_stats(const void* from, int64_t at, float* to) {
+void read_stats(const void* from, int64_t at, double* to) {
   for (int i = 0; i < learned::kStats; ++i)
-    to[i] = float(widen(static_cast<const T*>(from)[at + i]));
+    to[i] = double(widen(static_cast<const T*>(from)[at + i]));
 }
 template <class T>
-void write_stats(void* to, int64_t at, const float* from) {
+void write_stats(void* to, int64_t at, const double* from) {
   for (int i = 0; i < learned::kStats; ++i)
     static_cast<T*>(to)[at + i] = narrow<T>(arithmetic_t<T>(from[i]));
 }
-constexpr void (*kReadStats[])(const void*, int64_t, float*) = {
+constexpr void (*kReadStats[])(const void*, int64_t, double*) = {
     read_stats<float>, read_stats<double>, read_stats<bfloat16>, read_stats<float16>};
-constexpr void (*kWriteStats[])(void*, int64_t, const float*) = {
+constexpr void (*kWriteStats[])(void*, int64_t, const double*) = {
     write_stats<float>, write_stats<double>, write_stats<bfloat16>, write_stats<float16>};
 
 // Asks the tensor network about one tensor of one student.
 void prepare(const LearnedStep& step, int64_t student, const LearnedTensor& t, Coefs<double>& c) {
   const LearnedGroup& group = step.groups[t.group];
   const float* theta = step.thetas + student * step.net.size();
-  float stats[learned::kStats];
+  double stats[learned::kStats];
   kReadStats[int(t.dtype)](t.stats, student * learned::kStats, stats);
   const double count = double(t.step[student]) + 1;
   learned::set_rates(c, step.net, count, group.rate(), group.weight_decay, group.maximize,
@@ -241,7 +257,7 @@ void prepare(const LearnedStep& step, int64_t student, const LearnedTensor& t, C
 }
 
 void finish(const LearnedTensor& t, int64_t student, const Sums<double>& sums) {
-  float stats[learned::kStats];
+  double stats[learned::kStats];
   kReadStats[int(t.dtype)](t.stats, student * learned::kStats, stats);
   learned::update_stats(stats, sums, double(t.numel));
   kWriteStats[int(t.dtype)](t.stats, student * learned::kStats, stats);

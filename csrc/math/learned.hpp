@@ -81,18 +81,31 @@ UNSTUCK_HD V absolute(V x) {
   return x < V{} ? -x : x;
 }
 
-// One step of one coordinate. `in` is W1 [hidden, kInputs], `mix` is W2 [kDirections, hidden].
+// A coordinate whose moments have made their step.
+template <class V>
+struct Moved {
+  V g, m, slow, before, per_d;  // before: m before the step; per_d: 1 / D
+};
+
 template <class V, class S>
-UNSTUCK_HD void element(V& w, const V& grad, V& m, V& slow, V& v, const Coefs<S>& c, const S* in,
-                        const S* mix, Sums<V>& sums) {
+UNSTUCK_HD Moved<V> move_moments(const V& grad, V& m, V& slow, V& v, const Coefs<S>& c) {
+  Moved<V> now;
   const V g = grad * c.grad_scale;
-  const V before = m;
-  m = m + S(1 - kBeta) * (g - m);
-  slow = slow + S(1 - kSlowBeta) * (g - slow);
+  now.g = g;
+  now.before = m;
+  now.m = m = m + S(1 - kBeta) * (g - m);
+  now.slow = slow = slow + S(1 - kSlowBeta) * (g - slow);
   v = S(kSqBeta) * v + S(1 - kSqBeta) * g * g;
-  const V per_d = S(1) / (square_root(v * c.v_free) + S(kEps));
-  const V a = m * c.m_free * per_d, x = cut(g * per_d), b = slow * c.slow_free * per_d;
-  const V q = cut(w * c.per_rms);
+  now.per_d = S(1) / (square_root(v * c.v_free) + S(kEps));
+  return now;
+}
+
+// The step of its parameter. `in` is W1 [hidden, kInputs], `mix` is W2 [kDirections, hidden].
+template <class V, class S>
+UNSTUCK_HD void move_parameter(V& w, const Moved<V>& now, const Coefs<S>& c, const S* in,
+                               const S* mix, Sums<V>& sums) {
+  const V a = now.m * c.m_free * now.per_d, x = cut(now.g * now.per_d);
+  const V b = now.slow * c.slow_free * now.per_d, q = cut(w * c.per_rms);
   const V in0 = cut_above(absolute(a)), in1 = absolute(x), in2 = cut_above(absolute(b));
   const V in3 = cut(a * x), in4 = cut(a * b), in5 = absolute(q), in6 = cut(x * q);
   V c0 = V{} + c.mix_bias[0], c1 = V{} + c.mix_bias[1], c2 = V{} + c.mix_bias[2];
@@ -109,7 +122,7 @@ UNSTUCK_HD void element(V& w, const V& grad, V& m, V& slow, V& v, const Coefs<S>
   }
   const V u = c.scale * (a + (c0 * a + c1 * x + c2 * b + c3 * q));
   w = w * c.keep - c.step * u;
-  const V y = before * per_d;
+  const V y = now.before * now.per_d;
   sums.xy += x * y;
   sums.xx += x * x;
   sums.yy += y * y;
@@ -127,7 +140,7 @@ UNSTUCK_HD double within(double x, double bound) {
 // What the tensor network sees: the count of this step, the progress (`num_steps` 0: unknown), the
 // tensor's traits and statistics.
 UNSTUCK_HD double control_input(int i, double t, double num_steps, const float* traits,
-                                const float* stats) {
+                                const double* stats) {
   constexpr double times[kTimes] = {3, 10, 30, 100, 300, 1000, 3000};
   if (i < kTimes) return bend(t / times[i]);
   if ((i -= kTimes) < 3) {
@@ -181,7 +194,7 @@ UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weig
 }
 
 // The statistics after a step, from its sums over n coordinates.
-UNSTUCK_HD void update_stats(float* stats, const Sums<double>& sums, double n) {
+UNSTUCK_HD void update_stats(double* stats, const Sums<double>& sums, double n) {
   const double both = square_root(sums.xx) * square_root(sums.yy);
   const double cosine = both > 0 ? sums.xy / both : 0;
   n = n > 1 ? n : 1;
@@ -189,7 +202,7 @@ UNSTUCK_HD void update_stats(float* stats, const Sums<double>& sums, double n) {
       square_root(sums.ww / n), cosine, cosine, sums.aa / n, sums.xx / n, sums.uu / n};
   const double share[kStats] = {1, 1 - kTrend, 1 - kSlowTrend, 1 - kTrend, 1 - kTrend, 1 - kTrend};
   for (int i = 0; i < kStats; ++i)
-    stats[i] = i ? float(stats[i] + share[i] * (now[i] - stats[i])) : float(now[i]);
+    stats[i] = i ? stats[i] + share[i] * (now[i] - stats[i]) : now[i];
 }
 
 }  // namespace unstuck::learned

@@ -7,11 +7,14 @@ from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
 from unstuck.learned.networks import Network, Networks
 from unstuck.learned.objective import Objective
+from unstuck.learned.preconditioner import Preconditioner
 from unstuck.learned.registry import RULES, load, pretrained
 from unstuck.learned.rule import State, UpdateRule
 from unstuck.learned.task import Family, Mixture, Scaled, Task
 from unstuck.learned.training import MetaTraining, Row
+from unstuck.learned.transformer import Transformer
 from unstuck.learned.unroll import Plan
+from unstuck.learned.workers import Workers
 
 __all__ = [
     "ESTIMATORS",
@@ -32,13 +35,16 @@ __all__ = [
     "Networks",
     "Objective",
     "Plan",
+    "Preconditioner",
     "Quadratic",
     "Quadratics",
     "Row",
     "Scaled",
     "State",
     "Task",
+    "Transformer",
     "UpdateRule",
+    "Workers",
     "load",
     "pretrained",
 ]

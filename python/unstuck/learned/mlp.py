@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
+from unstuck.learned._layers import linear
 from unstuck.learned._moments import EPS, bend, free, root, widened
 from unstuck.learned.rule import State, UpdateRule
 
@@ -147,17 +149,17 @@ class MLP(UpdateRule):
     ) -> list[Tensor]:
         """Return a row a tensor: biases of hidden units, of coefficients, and the log-scale."""
         device = params[0].device
-        t = torch.stack([step.to(device) for step in steps])  # [T]
-        s = torch.stack([x.to(device, torch.float32) for x in stats])  # [T, STATS]
+        kinds = (widened(x).dtype for x in stats)
+        kind = functools.reduce(torch.promote_types, kinds)
+        t = torch.stack([step.to(device, kind) for step in steps])  # [T]
+        s = torch.stack([x.to(device, kind) for x in stats])  # [T, STATS]
         z = [bend(t / time) for time in TIMES]
         if num_steps is None:
             z += [torch.zeros_like(t)] * 3
         else:
             progress = (t / num_steps).clamp(max=1)
             z += [torch.ones_like(t), progress, bend((1 - progress) * 10)]
-        shapes = torch.tensor(
-            [shape_inputs(p.shape) for p in params], dtype=torch.float32, device=device
-        )
+        shapes = torch.tensor([shape_inputs(p.shape) for p in params], dtype=kind, device=device)
         z += list(shapes.unbind(1))
         rms, cos_fast, cos_slow, aa, xx, uu = s.unbind(1)
         z += [
@@ -168,7 +170,7 @@ class MLP(UpdateRule):
             xx / (1 + xx),
             torch.log(uu + 1e-6) / 8,
         ]
-        out = self.control_out(torch.tanh(self.control_in(torch.stack(z, 1))))
+        out = linear(self.control_out, torch.tanh(linear(self.control_in, torch.stack(z, 1))))
         return list(out.unbind(0))
 
     def _tensor(
@@ -206,7 +208,7 @@ class MLP(UpdateRule):
         c = hidden @ self.hidden_out.weight.to(dtype).T + control[self.hidden : -1]
         u = torch.exp(control[-1].clamp(-LOGIT, LOGIT)) * (a + (c * odd).sum(-1))
         y = before / d
-        sums = torch.stack([f.float().sum() for f in (x * y, x * x, y * y, a * a, u * u)])
+        sums = torch.stack([f.sum() for f in (x * y, x * x, y * y, a * a, u * u)])
         return {
             "exp_avg": m.to(kept),
             "exp_avg_slow": slow.to(kept),
@@ -218,7 +220,7 @@ class MLP(UpdateRule):
 
 def initial_stats(p: Tensor) -> Tensor:
     """Return a tensor's statistics before the first step, ``[STATS]``."""
-    squares = p.float().square().sum() / max(p.numel(), 1)
+    squares = widened(p).square().sum() / max(p.numel(), 1)
     return torch.cat([root(squares).reshape(1), squares.new_zeros(STATS - 1)]).to(p.dtype)
 
 
@@ -245,11 +247,11 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
     xy, xx, yy, aa, uu = sums.unbind(0)
     both = root(xx) * root(yy)
     cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
-    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = stats.float().unbind(0)
+    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = widened(stats).unbind(0)
     quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
     new = torch.stack(
         [
-            root(w.float().square().sum() / n),
+            root(widened(w).square().sum() / n),
             cos_fast + quick * (cosine - cos_fast),
             cos_slow + slow * (cosine - cos_slow),
             was_aa + quick * (aa / n - was_aa),

@@ -10,11 +10,15 @@ import torch
 from unstuck.learned import _file
 from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
+from unstuck.learned.preconditioner import Preconditioner
 from unstuck.learned.rule import UpdateRule
+from unstuck.learned.transformer import Transformer
 
 __all__ = ["RULES", "load", "pretrained"]
 
-RULES: dict[str, type[UpdateRule]] = {rule.name: rule for rule in (MLP, LSTM)}
+RULES: dict[str, type[UpdateRule]] = {
+    rule.name: rule for rule in (MLP, LSTM, Transformer, Preconditioner)
+}
 
 WEIGHTS = Path(__file__).parent / "weights"
 

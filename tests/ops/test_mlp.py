@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unstuck.ops import candidates, mlp
+from unstuck.ops.adam import Group
 from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.mlp import ACTIVATIONS, LOSSES, Layer, Net
 
@@ -218,6 +219,10 @@ def good(choose: random.Random, call: str) -> list[Any]:
         "mlp_points": [data, points, losses, choose.choice([None, torch.empty_like(points)]), 2],
         "mlp_candidates": [data, tuple(Region(w, 0.1)), tuple(Draw(1)), losses, 2],
         "mlp_line": [data, w, torch.rand_like(w), torch.rand_like(losses), losses, 2],
+        "mlp_descend": [
+            *(data, points, torch.zeros_like(points), torch.zeros_like(points)),
+            *(1, [(0, net.dim, tuple(Group(0.1)))], losses, 2),
+        ],
     }[call]
 
 
@@ -245,7 +250,7 @@ def content(arguments: list[Any]) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex")
-@pytest.mark.parametrize("call", ["mlp_points", "mlp_candidates", "mlp_line"])
+@pytest.mark.parametrize("call", ["mlp_points", "mlp_candidates", "mlp_line", "mlp_descend"])
 def test_random_arguments_are_answered_or_refused(native: ModuleType, reading: str, call: str):
     outcomes = [0, 0]
     for seed in range(500):

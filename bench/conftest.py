@@ -1,5 +1,6 @@
 """Benchmarks side by side: peers are timed in the same rounds, between ours, and the end of the run
-prints medians as ratios and as distance from the memory floor measured in that run.
+prints medians as ratios and as distance from a floor measured in that run: of memory, or of
+arithmetic.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from unstuck.ops import mlp
+
 RESULTS: list[Case] = []
 
 
@@ -31,6 +34,7 @@ class Case:
     bytes: int = 0
     targets: dict[str, float] = field(default_factory=dict)
     floor: float = 0.0
+    flops: int = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +86,25 @@ class _Stream:
         self.x.add_(self.y)
 
 
+class _Products:
+    """Multiplies large matrices: the highest rate that our products reach on this machine."""
+
+    def __init__(self) -> None:
+        count, rows, inputs, outputs = 8, 512, 768, 240
+        layer = mlp.Layer(inputs, outputs, 0, -1, "none")
+        X, y = torch.rand(rows, inputs), torch.rand(rows, outputs)
+        self.net = mlp.Net(X, y, (layer,), "squared", 1.0, inputs * outputs)
+        self.points = torch.rand(count, self.net.dim)
+        self.flops = 2 * count * rows * self.net.dim
+
+    def __call__(self) -> None:
+        mlp.losses(self.net, self.points)
+
+
+def _nothing() -> None:
+    """Stand in for a floor where there is none."""
+
+
 @pytest.fixture
 def side_by_side(benchmark, request: pytest.FixtureRequest):
     """Time ours through pytest-benchmark and the peers between its rounds."""
@@ -92,10 +115,18 @@ def side_by_side(benchmark, request: pytest.FixtureRequest):
         peers: dict[str, Callable[[], object]],
         *,
         bytes: int = 0,
+        flops: int = 0,
         targets: dict[str, float] | None = None,
         device: str = "cpu",
     ) -> None:
-        timed, stream = _timer(device), _Stream(device) if bytes else None
+        timed, share = _timer(device), 0.0
+        floor: Callable[[], None] = _nothing
+        if bytes:
+            stream = _Stream(device)
+            floor, share = stream, bytes / stream.bytes
+        elif flops and device == "cpu":
+            products = _Products()
+            floor, share = products, flops / products.flops
         for step in (ours, ours, *peers.values(), *peers.values()):
             step()
         times: dict[str, list[float]] = {peer: [] for peer in peers}
@@ -105,17 +136,17 @@ def side_by_side(benchmark, request: pytest.FixtureRequest):
         def between() -> None:
             for peer, step in peers.items():
                 times[peer].append(timed(step))
-            if stream is not None:
-                floors.append(timed(stream))
+            if share:
+                floors.append(timed(floor))
 
         rounds = request.config.getoption("--rounds")
         benchmark.pedantic(
             lambda: mine.append(timed(ours)), setup=between, rounds=rounds, iterations=1
         )
         medians = {peer: statistics.median(t) for peer, t in times.items() if t}
-        case = Case(name, statistics.median(mine), medians, bytes, targets or {})
-        if stream is not None and floors:
-            case.floor = statistics.median(floors) * bytes / stream.bytes
+        case = Case(name, statistics.median(mine), medians, bytes, targets or {}, flops=flops)
+        if floors:
+            case.floor = statistics.median(floors) * share
         benchmark.extra_info.update(asdict(case))
         RESULTS.append(case)
 
@@ -166,7 +197,8 @@ def pytest_terminal_summary(
             aim = "" if target is None else f" (<= {target:g})"
             parts.append(f"{peer} {case.ours / ms:.3f}{aim}")
         write(f"{case.name:34} {case.ours:9.3f} {floor}   {'; '.join(parts)}")
-    write("x floor: time over (bytes moved / streaming bandwidth measured between the rounds)")
+    write("x floor: time over (bytes moved / streaming bandwidth), or over (operations / rate of")
+    write("large products), both measured between the rounds")
     if path := config.getoption("--save"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(

@@ -102,6 +102,18 @@ def test_a_search_is_a_function_of_the_seed():
     assert not torch.equal(one.ask(), other.ask())
 
 
+def test_an_offset_of_the_loss_is_nothing_to_a_search():
+    """Energies and likelihoods have one: whether a descent stands still must not hang on it."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = 3 * torch.randn(3, generator=generator, dtype=torch.float64)
+    found = {}
+    for offset in (0.0, 1000.0, -1000.0):
+        search = run(Polish(x0, [x0.shape]), lambda x: rastrigin(x) + offset, 1500)  # noqa: B023
+        found[offset] = search.loss - offset, search.descents
+    assert max(loss for loss, _ in found.values()) < 2.1
+    assert max(n for _, n in found.values()) < 2 * min(n for _, n in found.values())
+
+
 def test_a_search_survives_losses_that_are_not_finite():
     x0 = torch.tensor([1.0, -2.0])
     search = run(Polish(x0, [x0.shape]), lambda x: x.sum() * math.nan, 50)
@@ -138,9 +150,10 @@ def test_fresh_points_are_like_the_first_ones():
     changed = (points[:, :2000] != start[:2000]).view(60, 40, 50)
     whole = changed.all(2) | ~changed.any(2)
     share = changed.float().mean((1, 2))
-    fresh, by_rows = share == 1, whole.all(1) & (share < 1)
+    moved = (share == 1) & ((points[:, :2000] - start[:2000]).std(1) < 0.065)
+    fresh, by_rows = (share == 1) & ~moved, whole.all(1) & (share < 1)
     entries = ~whole.all(1)
-    assert min(fresh.sum(), by_rows.sum(), entries.sum()) > 8
+    assert min(fresh.sum(), by_rows.sum(), entries.sum(), moved.sum()) > 6
     assert share[entries].max() < 0.6
     widths = points[fresh, :2000].std(1)
     assert 0.02 < widths.min() < 0.06 < 0.15 < widths.max() < 0.42

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 FIRST, LATER, RARER = 2, 1.5, 10  # step of the first test; factors to the next without and with one
-CREEP = (0.01, 2.0)  # fall of the loss a step that is slow: 1%, or 2 / P where that is less
+SMALL, CREEP = 1000, 2.0  # above so many parameters P, a loss that falls by 2 / P a step is slow
+WHOLE = 10  # what a large model has gained counts so often
 SMOOTH = (0.5, 1e-3)  # error of the fall that gradients foretell: of itself, and of the loss
 SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
 ALIKE = 1e-6  # relative difference of two evaluations of one loss
@@ -51,6 +53,7 @@ class Watch:
         self.steps = 0
         self.next_test = FIRST
         self.scales: list[Scale] = []  # of the first values
+        self.first_loss = math.inf
         self.before: Place | None = None  # one step before the test
         self.seen: Place | None = None  # the point that is to be evaluated again
         self.moving: list[Tensor] = []  # the parameters that may move then
@@ -98,13 +101,13 @@ def watch(optimizer: ALME, loss: Any) -> None:
     gradients = flat.gather([p.grad for p in params if p.grad is not None])
     here = Place(flat.gather(params), float(as_loss(loss)) * sign, gradients * sign)
     if know.steps == 1:
-        know.scales = first_scales(here.point, flat.sizes)
+        know.scales, know.first_loss = first_scales(here.point, flat.sizes), here.loss
     if before is None or list(map(id, params)) != list(map(id, know.params)):
         if know.steps > 1:
             know.scales = []
         know.before, know.params = here, params
         return
-    if _is_smooth(before, here) and _is_slow(before, here):
+    if _is_smooth(before, here) and _is_slow(know.first_loss, before, here):
         know.next_test = RARER * know.steps
         know.seen, know.moving = here, optimizer._moving
         know.leave()
@@ -118,9 +121,11 @@ def _is_smooth(before: Place, here: Place) -> bool:
     return error <= SMOOTH[0] * abs(foretold) + SMOOTH[1] * abs(here.loss)
 
 
-def _is_slow(before: Place, here: Place) -> bool:
-    size = max(abs(before.loss), abs(here.loss))
-    return before.loss - here.loss <= min(CREEP[0], CREEP[1] / len(here.point)) * size
+def _is_slow(first: float, before: Place, here: Place) -> bool:
+    """Whether a large model stands still: beside its loss, and beside what it has gained."""
+    size = len(here.point)
+    gained = min(abs(here.loss), WHOLE * (first - here.loss))
+    return size <= SMALL or before.loss - here.loss <= CREEP / size * gained
 
 
 def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:
@@ -296,7 +301,7 @@ def _keep_best(optimizer: ALME, loss: float) -> None:
 
 
 # ---------------------------------------------------------------- checkpoints
-COUNTS = ("steps", "next_test", "again")
+COUNTS = ("steps", "next_test", "again", "first_loss")
 
 
 def state(optimizer: ALME) -> dict[str, Any]:

@@ -6,6 +6,7 @@ For a full-batch training loss. One value at a time, so that a training loop goe
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from unstuck.optim._quasi_newton import LBFGS
 
 Scale = tuple[float, float]  # a mean and a deviation
 
-WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%
+WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%: see _size
 LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
+RECENT = 9  # descents that tell what a gain counts beside
+FLOOR = 0.1  # of what those fell by, that counts at least
 SHARE, MOST = 0.5, 4.0  # values of the best descent for one of another: at first, at most
-KINDS = ("fresh", "units", "entries")
+KINDS = ("fresh", "fresh", "units", "entries", "all")
+NOISE = (0.1, 0.6)  # of the deviation of the first values: how far all entries move at once
 NEIGHBOUR = 4  # see first_scales
 SPREAD = 4.0  # fresh values are at most so much wider or narrower than the first ones
 REPLACED = (0.05, 0.5)  # shares of a point that a mixture replaces
@@ -29,14 +33,17 @@ REPLACED = (0.05, 0.5)  # shares of a point that a mixture replaces
 class Polish:
     r"""Descents by L-BFGS, each dropped when it promises nothing; the best one is what counts.
 
-    A descent stands still when an iteration window gains less than 5% of the loss. It promises
-    nothing when, at the rate of its last quarter, it would need more values than it has had to
-    come below the best loss so far, :math:`f - f^* > n\,\Delta f`. Then another begins, from
+    A descent stands still when an iteration window gains less than 5% of the median difference
+    between the last descents and the best one, or of the loss, where that is less and never was
+    below zero. It promises nothing when, at the rate of its last quarter, it would need more values
+    than it has had to come below the best loss so far, :math:`f - f^* > n\,\Delta f`. Then another
+    begins, from
 
     - a fresh point: every tensor normal, with the mean and the deviation that it began with, times
       one factor from [1/4, 4]: what the initialisation does, without knowing it;
     - the best point with some of its units (rows of tensors) fresh, or some of its entries, a share
-      from 5% to 50%.
+      from 5% to 50%;
+    - the best point with all entries moved, by a share from 0.1 to 0.6 of those deviations.
 
     The best descent goes on meanwhile, with one value for every two of others, with twice as many
     (at most four for one) after every time that it gained, half as many when it did not: a slow one
@@ -103,6 +110,9 @@ class Polish:
         self._first = tuple(first_scales(start, sizes) if first is None else first)
         self._start = start
         self._had_gradient = torch.zeros_like(start, dtype=torch.bool)
+        self._falls: list[float] = []  # of the last descents
+        self._gaps: list[float] = []  # between them and the best one of their time
+        self._below_zero = False
         self._share, self._left = SHARE, math.inf  # values that the leader has left
         self._other: LBFGS | None = None
         self._leader = self._begin(start)
@@ -120,13 +130,14 @@ class Polish:
         self._had_gradient = self._had_gradient | (gradient != 0)
         if other is not None and not other.lows and self._goes_back(point):
             return
+        self._below_zero |= loss < 0
         if loss < self.loss:
             self.best, self.loss = point, loss
         descent.tell(loss, gradient)
         if other is None:
             self._left -= 1
             self._after_leader(leader)
-        elif _stands_still(other) or _promises_nothing(other, leader.low):
+        elif self._stands_still(other) or _promises_nothing(other, leader.low):
             self._after_other(leader, other)
 
     def state(self) -> dict[str, Any]:
@@ -149,6 +160,9 @@ class Polish:
     # ------------------------------------------------------------ which descent goes on
     def _after_other(self, leader: LBFGS, other: LBFGS) -> None:
         """Let it lead where it came below the leader; else the leader has its share."""
+        if math.isfinite(gap := abs(other.low - leader.low)):
+            self._gaps = [*self._gaps[1 - RECENT :], gap]
+            self._falls = [*self._falls[1 - RECENT :], other.losses[0] - other.low]
         if other.low < leader.low or not math.isfinite(leader.low):
             self._leader, self._share, self._left = other, SHARE, 0
             self.escapes += 1
@@ -160,15 +174,33 @@ class Polish:
     def _after_leader(self, leader: LBFGS) -> None:
         """Go on while the leader has values left; then as long as it does not stand still."""
         if self._left > 0 and not leader.over:
-            if math.isfinite(self._left) or not _stands_still(leader):
+            if math.isfinite(self._left) or not self._stands_still(leader):
                 return
         elif math.isfinite(self._left):
-            small = _stands_still(leader, PROGRESS / 10)
+            small = self._stands_still(leader, PROGRESS / 10)
             self._share = self._share / 2 if small else min(2 * self._share, MOST)
             self._left = math.inf
-            if not _stands_still(leader):
+            if not self._stands_still(leader):
                 return
         self._other = self._begin(self._candidate(leader.lowest))
+
+    def _stands_still(self, descent: LBFGS, progress: float = PROGRESS) -> bool:
+        losses = descent.losses
+        window = max(WINDOW, len(losses) // AGE)
+        if descent.over or len(losses) <= window:
+            return descent.over
+        return losses[-1 - window] - losses[-1] <= progress * self._size(losses[-1])
+
+    def _size(self, loss: float) -> float:
+        """Return what a gain counts beside: what tells descents apart, and a loss that ends at 0.
+
+        An offset of the loss changes neither, as soon as there was a second descent.
+        """
+        if not self._gaps:
+            return abs(loss)
+        least = FLOOR * min(abs(loss), statistics.median(self._falls))
+        size = max(least, statistics.median(self._gaps))
+        return size if self._below_zero else min(size, loss)
 
     def _goes_back(self, point: Tensor) -> bool:
         """Put fresh values back that the loss does not depend on; whether there were any.
@@ -191,15 +223,16 @@ class Polish:
         kind = KINDS[int(torch.randint(len(KINDS), (), generator=self._generator))]
         factor = SPREAD ** (2 * self._uniform() - 1)
         noise = torch.randn(best.shape, generator=self._generator)
-        parts = [
-            mean + factor * deviation * part
-            for (mean, deviation), part in zip(
-                self._first, torch.split(noise, self._sizes), strict=True
-            )
-        ]
-        fresh = torch.cat(parts).to(best)
+        pairs = zip(self._first, torch.split(noise, self._sizes), strict=True)
+        parts = [(torch.full_like(x, mean), deviation * x) for (mean, deviation), x in pairs]
+        mean, away = (torch.cat(column).to(best) for column in zip(*parts, strict=True))
+        fresh: Tensor = mean + factor * away
         if kind == "fresh" or not math.isfinite(self.loss):
             return fresh
+        if kind == "all":
+            low, high = NOISE
+            moved: Tensor = best + low * (high / low) ** self._uniform() * away
+            return moved
         low, high = REPLACED
         share = low * (high / low) ** self._uniform()
         return torch.where(self._mask(kind, share).to(best.device), fresh, best)
@@ -217,14 +250,6 @@ class Polish:
             drawn = torch.rand(rows, generator=self._generator) < share
             parts.append(drawn.repeat_interleave(size // max(rows, 1)))
         return torch.cat(parts)
-
-
-def _stands_still(descent: LBFGS, progress: float = PROGRESS) -> bool:
-    losses = descent.losses
-    window = max(WINDOW, len(losses) // AGE)
-    if descent.over or len(losses) <= window:
-        return descent.over
-    return losses[-1 - window] - losses[-1] <= progress * abs(losses[-1])
 
 
 def _promises_nothing(descent: LBFGS, best: float) -> bool:

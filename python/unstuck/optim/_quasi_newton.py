@@ -12,7 +12,7 @@ Pair = tuple[Tensor, Tensor, float]  # a move, the change of the gradient, their
 DECREASE, CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
 LEAST = 1e-30  # squares below it have lost their digits
 TRIES = 20  # points of one line search
-LEVEL = 3  # iterations that gain nothing, and the descent is over
+LEVEL = 1  # iterations that gain nothing, and the descent is over
 
 
 class LBFGS:

@@ -148,7 +148,7 @@ void adapt(AttentionState<R>& s, int64_t dim, const R* shift, R* square, double 
   const double level =
       chunk_sum(dim, threads, partials,
                 [&](int64_t at, int64_t n) {
-                  return mean_chunk(n, shift + at, s.scale + at, 1 - h, rates.variance_gain(old),
+                  return mean_chunk(n, shift + at, s.scale + at, 1 - h, rates.variance_gain<R>(old),
                                     square + at, s.mean + at);
                 }) /
       double(dim);

@@ -150,10 +150,10 @@ UNSTUCK_INLINE double softmax(int64_t n, const R* __restrict losses, double* __r
   const double low = *std::min_element(lows, lows + kSums);
   const bool any = low < kNone;
   const double factor = any ? found.raise(-low) : 1;
-  const double best = -found.best, beta = found.scale;
+  const double best = -found.best, beta = found.scale;  // of the losses
   double sums[kSums] = {}, squares[kSums] = {};
   const auto add = [&](int64_t i, int64_t l) {
-    const double weight = exp_negative(-beta * (double(losses[i]) - best));
+    const double weight = exp_negative(scaled_difference(-beta, losses[i], best));
     weights[i] = is_finite(losses[i]) ? weight : 0;
     sums[l] += weights[i];
     squares[l] += weights[i] * weights[i];

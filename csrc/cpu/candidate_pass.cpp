@@ -32,7 +32,7 @@ OnlineSoftmax merged(const std::vector<OnlineSoftmax>& found, double beta) {
 }
 template <class R>
 R share_of(const OnlineSoftmax& all, const OnlineSoftmax& part) {
-  return R(part.empty ? 0 : exp_negative(all.scale * (part.best - all.best)) / all.sum);
+  return R(part.empty ? 0 : all.weight(part.best) / all.sum);
 }
 
 // `more` has room for the sums of all threads but the first, which has `shift` and `square`.

@@ -7,6 +7,7 @@
 #endif
 
 #include "candidate_terms.hpp"
+#include "core/parallel.hpp"
 #include "cpu/noise.hpp"
 
 namespace unstuck::cpu {
@@ -35,11 +36,13 @@ void split(int64_t n, int64_t numbers, int threads, const Body& body) {
 #ifdef _OPENMP
   const int parts = parts_of(n, numbers, threads);
   if (parts > 1) {
+    Failure failure;
 #pragma omp parallel num_threads(parts)
     {
       const int64_t t = omp_get_thread_num(), all = omp_get_num_threads();
-      body(n * t / all, n * (t + 1) / all, int(t));
+      failure.catch_from([&] { body(n * t / all, n * (t + 1) / all, int(t)); });
     }
+    failure.rethrow();
     return;
   }
 #else

@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads)
   const double sigma = now->sigma, ess = now->ess;
   const AttentionRates rates(double(dim), ess);
   const R keep = R(1 - rates.path), gain = R(rates.path_gain(ess, sigma));
-  const R keep_square = R(1 - rates.variance), gain_square = R(rates.variance_gain(sigma));
+  const R keep_square = R(1 - rates.variance), gain_square = R(rates.variance_gain<R>(sigma));
   double sums[2] = {};
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < dim;
        i += int64_t(gridDim.x) * kThreads) {

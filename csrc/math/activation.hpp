@@ -29,7 +29,7 @@ UNSTUCK_HD float hyperbolic_tangent(float x) {
 template <class R>
 UNSTUCK_HD R logistic(R x) {
   const R e = exp_negative(x < R(0) ? x : -x);
-  return (x < R(0) ? e : R(1)) / (R(1) + e) + (x - x);  // NaN stays
+  return (x < R(0) ? e : R(1)) / (R(1) + e);
 }
 // Phi(x), to 1e-7 (Abramowitz and Stegun, 7.1.26).
 UNSTUCK_HD float normal_distribution(float x) {

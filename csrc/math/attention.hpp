@@ -110,11 +110,15 @@ struct AttentionRates {
   UNSTUCK_HD double growth(double path_norm) const {
     return std::exp(std::fmin(1.0, path / damping * (path_norm / usual - 1)));
   }
-  // What the shift counts in the path, and the squares in the variances.
+  // What the shift counts in the path, and the squares in the variances; finite in R also where the
+  // square of sigma is not in its range (the squares are 0 then, and the variances stay).
   UNSTUCK_HD double path_gain(double ess, double sigma) const {
     return std::sqrt(path * (2 - path) * ess) / sigma;
   }
-  UNSTUCK_HD double variance_gain(double sigma) const { return variance / (sigma * sigma); }
+  template <class R>
+  UNSTUCK_HD double variance_gain(double sigma) const {
+    return std::fmin(variance / sigma / sigma, sizeof(R) == 4 ? 3e38 : 1e308);
+  }
   // `level` is the mean of the new variances.
   UNSTUCK_HD double next_sigma(double sigma, double path_norm, double level) const {
     return clamped(sigma * growth(path_norm) * std::sqrt(level), kSigmaFloor, kSigmaMax);

@@ -155,6 +155,12 @@ UNSTUCK_HD double exp_negative(double x) {
                                   2.08767569878681e-09, 1.6059043836821613e-10);
 }
 
+// scale (a - b), where float64 may not hold a - b.
+UNSTUCK_HD double scaled_difference(double scale, double a, double b) {
+  const double half = scale * (0.5 * a - 0.5 * b);
+  return half + half;
+}
+
 // 1 - exp(x) for x <= 0, accurate near 0: with h = 1 - exp(x / 2^k), h <- h (2 - h) undoes one k.
 template <class R>
 UNSTUCK_HD R one_less_exp_negative(R x) {

@@ -21,24 +21,26 @@ struct OnlineSoftmax {
       return 0;
     }
     if (score <= best) return 1;
-    const double factor = exp_negative(scale * (best - score));
+    const double factor = exp_negative(scaled_difference(scale, best, score));
     best = score;
     sum *= factor;
     square *= factor * factor;
     return factor;
   }
   // The weight of a score that is not above the best, not normalised.
-  UNSTUCK_HD double add(double score) {
-    const double weight = exp_negative(scale * (score - best));
-    sum += weight;
-    square += weight * weight;
-    return weight;
+  UNSTUCK_HD double weight(double score) const {
+    return exp_negative(scaled_difference(scale, score, best));
+  }
+  UNSTUCK_HD void add(double score) {
+    const double a = weight(score);
+    sum += a;
+    square += a * a;
   }
   // As if the other's scores had come here.
   UNSTUCK_HD void merge(const OnlineSoftmax& other) {
     if (other.empty) return;
     raise(other.best);
-    const double factor = exp_negative(scale * (other.best - best));
+    const double factor = weight(other.best);
     sum += other.sum * factor;
     square += other.square * factor * factor;
   }

@@ -45,25 +45,24 @@ UNSTUCK_HD double trapped_pull(double point_square, double lam, double kappa) {
 // nothing is, all weights and the rate are 0.
 template <class R>
 UNSTUCK_HD double choose_rate(const R* losses, const R* rates, int64_t count, double beta, R* p) {
-  double top = 0;
+  const auto good = [&](int64_t k) {
+    return is_finite(double(losses[k])) && is_finite(double(rates[k]));
+  };
+  double low = 0;
   bool any = false;
   for (int64_t k = 0; k < count; ++k) {
-    const double score = -beta * double(losses[k]);
-    if (!is_finite(double(losses[k])) || !is_finite(double(rates[k]))) continue;
-    if (!any || score > top) top = score;
+    if (!good(k)) continue;
+    if (!any || double(losses[k]) < low) low = double(losses[k]);
     any = true;
   }
+  const auto weight = [&](int64_t k) { return exp(scaled_difference(-beta, losses[k], low)); };
   double total = 0, rate = 0;
-  for (int64_t k = 0; any && k < count; ++k) {
-    if (!is_finite(double(losses[k])) || !is_finite(double(rates[k]))) continue;
-    const double weight = exp(-beta * double(losses[k]) - top);
-    total += weight;
-    rate += weight * double(rates[k]);
-  }
   for (int64_t k = 0; k < count; ++k) {
-    const bool good = is_finite(double(losses[k])) && is_finite(double(rates[k]));
-    p[k] = any && good ? R(exp(-beta * double(losses[k]) - top) / total) : R(0);
+    if (!good(k)) continue;
+    total += weight(k);
+    rate += weight(k) * double(rates[k]);
   }
+  for (int64_t k = 0; k < count; ++k) p[k] = good(k) ? R(weight(k) / total) : R(0);
   return any ? rate / total : 0;
 }
 

@@ -214,9 +214,19 @@ def softmax(losses: Tensor, beta: float) -> tuple[Tensor, float]:
     finite = torch.isfinite(losses)
     if not bool(finite.any()):
         return torch.zeros_like(losses), 0.0
-    scores = torch.where(finite, -beta * losses.double(), -math.inf)
-    weights = torch.softmax(scores, 0)
+    weights = relative_weights(losses, finite, beta)
+    weights = weights / weights.sum()
     return weights.to(losses.dtype), 1 / float(weights.square().sum())
+
+
+def relative_weights(losses: Tensor, good: Tensor, beta: float) -> Tensor:
+    """Return ``exp(-beta (L - min L))`` in float64, over what is good; the rest weighs zero.
+
+    Losses may be so far apart that float64 does not hold their difference.
+    """
+    half = torch.where(good, 0.5 * losses.double(), math.inf)
+    gap = torch.where(good, half - half.min(), 0.0)
+    return torch.where(good, torch.exp(-beta * gap).square(), 0.0)
 
 
 def softmax_pass(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unstuck.ops import reference_objectives
+from unstuck.ops import reference_candidates, reference_objectives
 from unstuck.ops._objective_kinds import LogisticRegression, Objective, Trapped, TwoLayerNet
 
 __all__ = ["choose", "losses"]
@@ -63,9 +63,7 @@ def choose(losses: Tensor, rates: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     Losses that are NaN or infinite weigh nothing; where all are, all weights and the rate are 0.
     """
     good = losses.isfinite() & rates.isfinite()
-    scores = torch.where(good, -beta * losses.double(), -torch.inf)
-    top = scores.max()
-    weights = torch.where(good, (scores - top).exp(), 0.0)
+    weights = reference_candidates.relative_weights(losses, good, beta)
     total = weights.sum()
     p = torch.where(total > 0, weights / total, 0.0)
     rate = (p * torch.where(good, rates.double(), 0.0)).sum()

@@ -30,7 +30,8 @@ def weigh(losses: Tensor, beta: float | None, share: float) -> Tensor:
     count = int(good.sum())
     if count == 0:
         return torch.zeros_like(losses)
-    gap = torch.where(good, losses - losses[good].min(), math.inf)
+    most = torch.finfo(losses.dtype).max
+    gap = torch.where(good, (losses - losses[good].min()).clamp(max=most), math.inf)
     if beta is None:
         beta = _beta_for(gap[good], max(1.0, share * count))
     weights = torch.where(good, torch.exp(-beta * torch.where(good, gap, 0.0)), 0.0)

@@ -136,7 +136,8 @@ def adapt(state: State, shift: Tensor, square: Tensor, ess: float, beta: float) 
     old = state.sigma
     state.path.mul_(1 - c).addcdiv_(shift, state.scale, value=math.sqrt(c * (2 - c) * ess) / old)
     growth = min(1.0, c / damping * (float(state.path.norm()) / usual - 1))
-    variance = (1 - rate) * state.scale.square() + min(rate / old / old, torch.finfo(square.dtype).max) * square
+    gain = min(rate / old / old, torch.finfo(square.dtype).max)
+    variance = (1 - rate) * state.scale.square() + gain * square
     level = float(variance.mean())
     state.scale.copy_((variance / level).sqrt().clamp_min(SCALE_FLOOR))
     state.sigma = min(SIGMA_MAX, max(SIGMA_FLOOR, old * math.exp(growth) * math.sqrt(level)))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,6 +43,13 @@ class Estimate(NamedTuple):
     student_steps: int
 
 
+def combined(parts: Sequence[Estimate]) -> Estimate:
+    """Return the meta-gradient of several unrolls from those of each, in the order of places."""
+    gradient = torch.stack([part.gradient for part in parts]).mean(0)
+    score = math.fsum(part.score for part in parts) / len(parts)
+    return Estimate(gradient, score, sum(part.student_steps for part in parts))
+
+
 class Estimator(ABC):
     """Unrolls in progress, and what they say of a rule's parameters.
 
@@ -55,18 +63,30 @@ class Estimator(ABC):
         What is unrolled.
     seed : int
         Of everything that is drawn.
+    places : sequence of int, optional
+        Which of the plan's unrolls this one continues, where others continue the rest. By default
+        all.
     """
 
     name: ClassVar[str]
     pairs: ClassVar[bool]
     """Whether students come in pairs that begin alike."""
 
-    def __init__(self, rule: UpdateRule, family: Family, plan: Plan, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rule: UpdateRule,
+        family: Family,
+        plan: Plan,
+        seed: int = 0,
+        *,
+        places: Sequence[int] | None = None,
+    ) -> None:
         self.rule, self.family, self.plan, self.seed = rule, family, plan, seed
         self.layout = MetaParameters(rule)
         self.iteration = 0
-        self._numbers = [0] * plan.unrolls  # how many unrolls were begun before, in each place
-        self._unrolls = [self._begin(place) for place in range(plan.unrolls)]
+        self.places = list(range(plan.unrolls) if places is None else places)
+        self._numbers = dict.fromkeys(self.places, 0)  # how many unrolls were begun before
+        self._unrolls = {place: self._begin(place) for place in self.places}
 
     def _begin(self, place: int) -> Unroll:
         key = seed_of(self.seed, "unroll", place, self._numbers[place])
@@ -77,18 +97,23 @@ class Estimator(ABC):
 
         An unroll whose students have reached their horizon makes room for one with another task.
         """
-        gradient, score, steps = torch.zeros_like(theta), 0.0, 0
-        for place, unroll in enumerate(self._unrolls):
+        return combined(self.parts(theta))
+
+    def parts(self, theta: Tensor) -> list[Estimate]:
+        """Do what :meth:`estimate` does, and return what each unroll says."""
+        out = []
+        for place in self.places:
+            unroll = self._unrolls[place]
             before = unroll.step
-            scores, part = self._continue(place, unroll, theta)
-            gradient += part / self.plan.unrolls
-            score += float(scores.mean()) / self.plan.unrolls
-            steps += (unroll.step - before) * len(scores)
+            scores, gradient = self._continue(place, unroll, theta)
+            out.append(
+                Estimate(gradient, float(scores.mean()), (unroll.step - before) * len(scores))
+            )
             if unroll.done:
                 self._numbers[place] += 1
                 self._unrolls[place] = self._begin(place)
         self.iteration += 1
-        return Estimate(gradient, score, steps)
+        return out
 
     @abstractmethod
     def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,20 +128,28 @@ class Estimator(ABC):
             "family": repr(self.family),
             "seed": self.seed,
             **dataclasses.asdict(self.plan),
+            **self.settings(),
         }
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that only this class has."""
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
         return {
             f"unroll.{place}.{name}": x
-            for place, unroll in enumerate(self._unrolls)
+            for place, unroll in self._unrolls.items()
             for name, x in unroll.tensors().items()
         }
 
     def numbers(self) -> dict[str, Any]:
         """Return the whole numbers of a checkpoint, fit for JSON."""
-        steps = [unroll.step for unroll in self._unrolls]
-        return {"iteration": self.iteration, "numbers": list(self._numbers), "steps": steps}
+        unrolls = {
+            str(place): [self._numbers[place], unroll.step]
+            for place, unroll in self._unrolls.items()
+        }
+        return {"iteration": self.iteration, "unrolls": unrolls}
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`numbers` and :meth:`tensors` have returned.
@@ -126,13 +159,14 @@ class Estimator(ABC):
         ValueError
             When they are of an estimator with other options.
         """
-        if len(numbers["numbers"]) != self.plan.unrolls:
+        if len(numbers["unrolls"]) != self.plan.unrolls:
             raise ValueError(
-                f"the checkpoint has {len(numbers['numbers'])} unrolls, not {self.plan.unrolls}: "
+                f"the checkpoint has {len(numbers['unrolls'])} unrolls, not {self.plan.unrolls}: "
                 "go on with the options it was made with"
             )
-        self.iteration, self._numbers = numbers["iteration"], list(numbers["numbers"])
-        for place, step in enumerate(numbers["steps"]):
+        self.iteration = numbers["iteration"]
+        for place in self.places:
+            self._numbers[place], step = numbers["unrolls"][str(place)]
             prefix = f"unroll.{place}."
             own = {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
             self._unrolls[place] = self._begin(place)
@@ -154,7 +188,7 @@ class Evolution(Estimator):
 
     Parameters
     ----------
-    rule, family, plan, seed
+    rule, family, plan, seed, places
         As for :class:`Estimator`.
     sigma : float
         Size of the perturbations.
@@ -194,6 +228,7 @@ class Evolution(Estimator):
         *,
         sigma: float = 0.03,
         normalise: bool = True,
+        places: Sequence[int] | None = None,
     ) -> None:
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive number, not {sigma}")
@@ -201,9 +236,10 @@ class Evolution(Estimator):
             raise ValueError(
                 f"students={plan.students} must be even: evolution strategies compare pairs"
             )
-        super().__init__(rule, family, plan, seed)
+        super().__init__(rule, family, plan, seed, places=places)
         self.sigma, self.normalise = sigma, normalise
-        self._sums = torch.zeros(plan.unrolls, plan.students // 2, self.layout.dim)
+        shape = plan.students // 2, self.layout.dim
+        self._sums = {place: torch.zeros(shape) for place in self.places}
 
     def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
         pairs = self.plan.students // 2
@@ -217,21 +253,21 @@ class Evolution(Estimator):
             differences /= differences.square().mean().sqrt().clamp_min(1e-12)
         gradient = differences @ self._sums[place] / (pairs * self.sigma**2)
         if unroll.done:
-            self._sums[place] = 0
+            self._sums[place].zero_()
         return scores, gradient
 
-    def options(self) -> dict[str, Any]:
-        """Return all that decides what is estimated, by name."""
-        return {**super().options(), "sigma": self.sigma, "normalise": self.normalise}
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that only this class has."""
+        return {"sigma": self.sigma, "normalise": self.normalise}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
-        return {"sums": self._sums, **super().tensors()}
+        return {**{f"sums.{k}": x for k, x in self._sums.items()}, **super().tensors()}
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`numbers` and :meth:`tensors` have returned."""
         super().restore(numbers, tensors)
-        self._sums = tensors["sums"].clone()
+        self._sums = {place: tensors[f"sums.{place}"].clone() for place in self.places}
 
 
 class Backprop(Estimator):
@@ -244,7 +280,7 @@ class Backprop(Estimator):
 
     Parameters
     ----------
-    rule, family, plan, seed
+    rule, family, plan, seed, places
         As for :class:`Estimator`.
     second_order : bool
         Whether to differentiate gradients, too.
@@ -282,15 +318,16 @@ class Backprop(Estimator):
         *,
         second_order: bool = False,
         segment: int = 10,
+        places: Sequence[int] | None = None,
     ) -> None:
         if segment < 1:
             raise ValueError(f"segment must be at least 1, not {segment}")
-        super().__init__(rule, family, plan, seed)
+        super().__init__(rule, family, plan, seed, places=places)
         self.second_order, self.segment = second_order, segment
 
-    def options(self) -> dict[str, Any]:
-        """Return all that decides what is estimated, by name."""
-        return {**super().options(), "second_order": self.second_order, "segment": self.segment}
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that only this class has."""
+        return {"second_order": self.second_order, "segment": self.segment}
 
     def _continue(self, place: int, unroll: Unroll, theta: Tensor) -> tuple[Tensor, Tensor]:
         first, last = unroll.step, min(unroll.step + self.plan.truncation, unroll.horizon)

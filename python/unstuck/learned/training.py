@@ -18,6 +18,7 @@ from unstuck.learned.estimators import Estimator
 from unstuck.learned.rule import UpdateRule
 from unstuck.learned.task import seed_of
 from unstuck.learned.unroll import Unroll
+from unstuck.learned.workers import Workers
 
 __all__ = ["MetaTraining", "Row"]
 
@@ -57,7 +58,7 @@ class MetaTraining:
 
     Parameters
     ----------
-    estimator : Estimator
+    estimator : Estimator or Workers
         Where meta-gradients come from; its rule is the one that is trained.
     steps : int, optional
         Meta-steps of the whole training. By default there is no end to them: :meth:`run` stops by
@@ -97,7 +98,7 @@ class MetaTraining:
 
     def __init__(
         self,
-        estimator: Estimator,
+        estimator: Estimator | Workers,
         steps: int | None = None,
         *,
         lr: float = 3e-3,

@@ -50,6 +50,15 @@ def test_stops_by_time(run, tmp_path, estimator):
     assert curve["options"]["estimator"] == estimator
 
 
+def test_processes_change_nothing(run, tmp_path):
+    for workers in ("1", "2"):
+        done = run(*SMALL, "--steps", "2", "--workers", workers, "--out", workers)
+        assert done.exit_code == 0, done.output
+    one, two = (json.loads((tmp_path / name / "curve.json").read_text()) for name in "12")
+    assert one["score"] == two["score"]
+    assert one["judged"] == two["judged"]
+
+
 def test_no_time_is_no_step(run, tmp_path):
     done = run(*SMALL, "--minutes", "0")
     assert done.exit_code == 0, done.output
@@ -69,6 +78,7 @@ def test_no_time_is_no_step(run, tmp_path):
         (["--horizon", "20"], "'20' is not two numbers of steps"),
         (["--horizon", "20,10"], "the lower first, not (20, 10)"),
         (["--students", "3"], "students=3 must be even"),
+        (["--workers", "9"], "from 1 to the 8 unrolls of the plan, not 9"),
         (["--sigma", "0"], "sigma must be a positive number, not 0.0"),
         (["--lr", "-1"], "lr must be a positive number, not -1.0"),
         (["--validation", "2"], "validation must be from 0 to 1, not 2.0"),

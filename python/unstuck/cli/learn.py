@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from unstuck.learned import (
     Plan,
     Row,
     UpdateRule,
+    Workers,
 )
 from unstuck.learned.objective import SCALES
 from unstuck.learned.training import CURVE, RULE
@@ -84,6 +86,14 @@ def command(
     lr: Annotated[float, typer.Option(help="Meta-learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     threads: Threads = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that share the tasks, with so many threads each; the result does not "
+            "depend on them.",
+        ),
+    ] = 1,
     out: Annotated[
         Path,
         typer.Option(
@@ -104,17 +114,19 @@ def command(
     made = read_option("--rule", lambda text: rule_of(text, seed), rule)
     read_option("--estimator", lambda name: lookup(ESTIMATORS, name, "estimator"), estimator)
     span = read_option("--horizon", horizon_of, horizon)
-    try:
-        objective = Objective(scale, late=late, validation=validation)
-        plan = Plan(unrolls, students, truncation, span, objective=objective)
-        training = MetaTraining(
-            estimator_of(estimator, made, tasks, plan, seed, sigma), steps, lr=lr, folder=out
-        )
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if training.rows:
-        console.print(f"Going on from step {len(training.rows)} in {out}.", soft_wrap=True)
-    with running(console, threads, out), Live(console, training, minutes) as live:
+    with ExitStack() as stack:
+        try:
+            objective = Objective(scale, late=late, validation=validation)
+            plan = Plan(unrolls, students, truncation, span, objective=objective)
+            one = estimator_of(estimator, made, tasks, plan, seed, sigma)
+            shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
+            training = MetaTraining(shared, steps, lr=lr, folder=out)
+        except (ValueError, OSError) as error:
+            raise typer.BadParameter(str(error)) from error
+        if training.rows:
+            console.print(f"Going on from step {len(training.rows)} in {out}.", soft_wrap=True)
+        stack.enter_context(running(console, threads, out))
+        live = stack.enter_context(Live(console, training, minutes))
         training.run(minutes=minutes, progress=live.update)
     curve = json.loads((out / CURVE).read_text())
     picture = (out / CURVE).with_suffix(".png")

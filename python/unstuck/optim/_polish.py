@@ -20,6 +20,7 @@ Scale = tuple[float, float]  # a mean and a deviation
 WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%: see _size
 LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
+WINS = 2  # so often a kind of start that came below the best is tried more
 RECENT = 9  # descents that tell what a gain counts beside
 FLOOR = 0.1  # of what those fell by, that counts at least
 SHARE, MOST = 0.5, 4.0  # values of the best descent for one of another: at first, at most
@@ -43,7 +44,10 @@ class Polish:
       one factor from [1/4, 4]: what the initialisation does, without knowing it;
     - the best point with some of its units (rows of tensors) fresh, or some of its entries, a share
       from 5% to 50%;
-    - the best point with all entries moved, by a share from 0.1 to 0.6 of those deviations.
+    - the best point with all entries moved, by a share from 0.1 to 0.6 of those deviations;
+
+    fresh points twice as often as the others, and what came below the best before up to thrice as
+    often as that.
 
     The best descent goes on meanwhile, with one value for every two of others, with twice as many
     (at most four for one) after every time that it gained, half as many when it did not: a slow one
@@ -110,6 +114,8 @@ class Polish:
         self._first = tuple(first_scales(start, sizes) if first is None else first)
         self._start = start
         self._had_gradient = torch.zeros_like(start, dtype=torch.bool)
+        self._kind = ""  # of the last start
+        self._won: list[str] = []  # kinds of those that came below the best
         self._falls: list[float] = []  # of the last descents
         self._gaps: list[float] = []  # between them and the best one of their time
         self._below_zero = False
@@ -166,6 +172,7 @@ class Polish:
         if other.low < leader.low or not math.isfinite(leader.low):
             self._leader, self._share, self._left = other, SHARE, 0
             self.escapes += 1
+            self._won = [*self._won, self._kind]
             self._other = self._begin(self._candidate(other.lowest))
             return
         self._other, self._left = None, int(self._share * len(other.lows))
@@ -220,7 +227,7 @@ class Polish:
 
     # ------------------------------------------------------------ where another begins
     def _candidate(self, best: Tensor) -> Tensor:
-        kind = KINDS[int(torch.randint(len(KINDS), (), generator=self._generator))]
+        kind = self._kind = self._draw_kind()
         factor = SPREAD ** (2 * self._uniform() - 1)
         noise = torch.randn(best.shape, generator=self._generator)
         pairs = zip(self._first, torch.split(noise, self._sizes), strict=True)
@@ -236,6 +243,11 @@ class Polish:
         low, high = REPLACED
         share = low * (high / low) ** self._uniform()
         return torch.where(self._mask(kind, share).to(best.device), fresh, best)
+
+    def _draw_kind(self) -> str:
+        """Draw a kind of start: more often what has come below the best, at most thrice."""
+        weights = torch.tensor([1.0 + min(self._won.count(kind), WINS) for kind in KINDS])
+        return KINDS[int(torch.multinomial(weights, 1, generator=self._generator))]
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self._generator))

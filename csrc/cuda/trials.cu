@@ -54,15 +54,15 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x < 3) parts[int64_t(blockIdx.x) * 3 + threadIdx.x] = total;
 }
 
-// parts [blocks, K]; gridDim.y groups of rates.
+// parts [blocks, K]; gridDim.x groups of rates: there may be more of them than 65,535.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     logistic_kernel(Regression o, Trials t, int64_t length, double* parts) {
   __shared__ double shared[kWarps][kRatesOfBlock];
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int64_t begin = int64_t(blockIdx.x) * length;
+  const int64_t begin = int64_t(blockIdx.y) * length;
   const int64_t end = begin + length < o.n ? begin + length : o.n;
-  const int64_t first_rate = int64_t(blockIdx.y) * kRatesOfBlock;
+  const int64_t first_rate = int64_t(blockIdx.x) * kRatesOfBlock;
   const T *y = static_cast<const T*>(o.y), *rates = static_cast<const T*>(t.rates);
   T rate[kRatesOfLane];
   double sums[kRatesOfLane] = {};
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int j = int(threadIdx.x); j < kRatesOfBlock && first_rate + j < t.count; j += kThreads) {
     double total = 0;
     for (int v = 0; v < kWarps; ++v) total += shared[v][j];
-    parts[int64_t(blockIdx.x) * t.count + first_rate + j] = total;
+    parts[int64_t(blockIdx.y) * t.count + first_rate + j] = total;
   }
 }
 
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x < 3) parts[int64_t(blockIdx.x) * 3 + threadIdx.x] = total;
 }
 
-// A thread has a row and kRatesOfThread rates: parts [blocks, K].
+// A thread has a row and kRatesOfThread rates: parts [blocks, K]; gridDim.x groups of rates.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     net_kernel(NetTrials net, Trials t, int64_t length, double* parts) {
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kThreads)
   const T *first = static_cast<const T*>(net.first), *slope = static_cast<const T*>(net.slope);
   const T *second = static_cast<const T*>(net.second), *change = static_cast<const T*>(net.change);
   const T* rates = static_cast<const T*>(t.rates);
-  const int64_t first_rate = int64_t(blockIdx.y) * N, biases = net.outputs * net.hidden;
-  const int64_t begin = int64_t(blockIdx.x) * length;
+  const int64_t first_rate = int64_t(blockIdx.x) * N, biases = net.outputs * net.hidden;
+  const int64_t begin = int64_t(blockIdx.y) * length;
   const int64_t end = begin + length < net.n ? begin + length : net.n;
   T rate[N];
 #pragma unroll
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const double total = block_sums(sums, shared);
   if (threadIdx.x < N && first_rate + threadIdx.x < t.count)
-    parts[int64_t(blockIdx.x) * t.count + first_rate + threadIdx.x] = total;
+    parts[int64_t(blockIdx.y) * t.count + first_rate + threadIdx.x] = total;
 }
 
 // Where the losses come from.
@@ -247,7 +247,7 @@ int regression(const Regression& o, const Trials& t, cudaStream_t stream) {
   Finish f{t.workspace, nullptr, rows.count, points.count,
            double(o.n), o.lam,   o.kappa,    !o.logistic};
   if (o.logistic) {
-    const dim3 grid(unsigned(rows.count), groups(t.count, kRatesOfBlock));
+    const dim3 grid(groups(t.count, kRatesOfBlock), unsigned(rows.count));
     GPU_LAUNCH(logistic_kernel<T>, grid, kThreads, 0, stream, o, t, rows.length, t.workspace);
     if (const cudaError_t error = cudaGetLastError()) return int(error);
     return finish<T>(f, t, o.dim, stream);
@@ -268,7 +268,7 @@ int regression(const Regression& o, const Trials& t, cudaStream_t stream) {
 template <class T>
 int net(const NetTrials& net, const Trials& t, int64_t dim, cudaStream_t stream) {
   const Parts rows = net_parts(net.n);
-  const dim3 grid(unsigned(rows.count), groups(t.count, kRatesOfThread));
+  const dim3 grid(groups(t.count, kRatesOfThread), unsigned(rows.count));
   GPU_LAUNCH(net_kernel<T>, grid, kThreads, 0, stream, net, t, rows.length, t.workspace);
   if (const cudaError_t error = cudaGetLastError()) return int(error);
   return finish<T>({t.workspace, nullptr, rows.count, 0, double(net.n), 0, 0, false}, t, dim,

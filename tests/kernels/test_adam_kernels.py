@@ -212,3 +212,23 @@ def test_statistics_in_the_memory_that_was_lent(backend: Backend) -> None:
     plan.set_gradients([torch.ones_like(x) for x in p])
     with pytest.raises(ValueError, match="workspace"):
         plan.step(*arguments, where)
+
+
+def test_tests_are_made_where_no_tensor_takes_a_step(backend: Backend) -> None:
+    """As at a step where all gradients are None."""
+    problem = make(torch.float64, [])
+    kernel, truth = problem.to(backend.device), problem.to(torch.device("cpu"))
+    assert kernel.stats is not None
+    assert truth.stats is not None
+    plan = backend.module.AdamPlan([], [], [], [], [])
+    plan.set_gradients([])
+    where = torch.cuda.current_stream().cuda_stream if backend.device.type == "cuda" else 0
+    for found_inf in (None, torch.zeros((), device=backend.device), torch.ones(())):
+        stop = None if found_inf is None else found_inf.to(backend.device)
+        for one in (kernel, truth):
+            one.tell(1.0)
+        plan.step([tuple(problem.group)], kernel.stats, RELATIVE, True, None, stop, where)
+        if stop is None or not stop:
+            reference_adam.track(truth.stats, RELATIVE)
+        torch.testing.assert_close(kernel.stats.cpu(), truth.stats)
+    assert kernel.stats[Stat.TOTAL_STEPS] == 2

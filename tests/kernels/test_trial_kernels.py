@@ -143,6 +143,17 @@ def test_rows_that_lie_apart(backend: Backend, kind: str) -> None:
     assert all(torch.equal(x, y) for x, y in zip(line.step(), expected, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["bce", "logistic"])
+def test_groups_of_rates_may_be_more_than_a_grid_is_high(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """65,535 blocks are the most along all axes but the first; here 3, so that rates are few."""
+    line = Line(kind, (70, 5, 400), torch.float32, backend.device)
+    losses = trials.losses(line.objective, line.w, line.d, line.rates)
+    monkeypatch.setenv("CUDA_EMULATOR_GRID_YZ", "3")
+    assert torch.equal(trials.losses(line.objective, line.w, line.d, line.rates), losses)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_result_does_not_depend_on_the_order_of_threads(

@@ -43,8 +43,8 @@ struct Launch {
     const auto between = [](unsigned value, unsigned most) { return value >= 1 && value <= most; };
     if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
     if (device_status() != cudaSuccess) return device_status();
-    if (!between(grid.x, kMaxGridX) || !between(grid.y, kMaxGridYZ) ||
-        !between(grid.z, kMaxGridYZ) || !between(block.x, kMaxThreads) ||
+    if (!between(grid.x, kMaxGridX) || !between(grid.y, max_grid_yz()) ||
+        !between(grid.z, max_grid_yz()) || !between(block.x, kMaxThreads) ||
         !between(block.y, kMaxThreads) || !between(block.z, kMaxBlockZ) ||
         !between(block.x * block.y * block.z, kMaxThreads)) {
       return cudaErrorInvalidConfiguration;

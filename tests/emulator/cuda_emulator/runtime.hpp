@@ -1,6 +1,9 @@
 // The part of the CUDA runtime API that launch code needs. Device pointers are host pointers,
 // streams are ignored because everything has happened when a call returns.
 //
+// CUDA_EMULATOR_GRID_YZ = how many blocks a grid may have along y and z (65535): with fewer, a
+// small test shows what a large one would.
+//
 // CUDA_EMULATOR_DEVICES = how many devices there are (1). A negative number is an error code that
 // stands for a machine without a working driver: -35, a driver that is too old.
 #pragma once
@@ -75,7 +78,10 @@ namespace cuda_emulator {
 constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxBlockZ = 64;
 constexpr unsigned kMaxGridX = 0x7fffffffu;
-constexpr unsigned kMaxGridYZ = 65535;
+inline unsigned max_grid_yz() {
+  const char* text = std::getenv("CUDA_EMULATOR_GRID_YZ");
+  return text == nullptr ? 65535 : static_cast<unsigned>(std::atoi(text));
+}
 constexpr int kMultiprocessors = 3;  // not a power of two, so that nobody counts on one
 
 inline thread_local cudaError_t last_error = cudaSuccess;
@@ -216,7 +222,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
       break;
     case cudaDevAttrMaxGridDimY:
     case cudaDevAttrMaxGridDimZ:
-      *value = static_cast<int>(kMaxGridYZ);
+      *value = static_cast<int>(max_grid_yz());
       break;
     case cudaDevAttrMaxSharedMemoryPerBlock:
       *value = kSharedBytesDefault;

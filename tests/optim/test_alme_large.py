@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unstuck.ops import adam
 from unstuck.optim import ALME
 from unstuck.population._memory import Peak
 
@@ -41,7 +42,8 @@ def test_one_after_another_takes_memory_for_a_few_vectors_whatever_their_number(
         with Peak() as peak:
             optimizer.escape(closure)
         peaks[name] = peak.bytes / sum(p.numel() for p in net.parameters())
-    assert peaks["in turn"] < 64
+    native = adam.native_ready(torch.device("cpu"))  # plain torch has intermediate results
+    assert peaks["in turn"] < (64 if native else 96)
     assert peaks["together"] > 20 * 12
 
 

@@ -21,23 +21,37 @@ from unstuck.population import PopulationLoss
 
 HERE = Path(__file__).parent
 SIGMA, COUNT, RATES = 0.01, 256, 16
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return str(request.param)
 
 
 class Task:
     """A model with a batch, and what a user would write without this package."""
 
-    def __init__(self, model: nn.Module | None = None, shape: tuple[int, ...] = (128, 784)) -> None:
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        shape: tuple[int, ...] = (128, 784),
+        device: str = "cpu",
+    ) -> None:
         torch.manual_seed(0)
-        self.model = model or nn.Sequential(
+        model = model or nn.Sequential(
             nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
         )
-        self.x, self.y = torch.randn(shape), torch.randint(10, shape[:1])
+        self.model = model.to(device)
+        self.x, self.y = torch.randn(shape).to(device), torch.randint(10, shape[:1]).to(device)
         self.params = dict(self.model.named_parameters())
         self.population = PopulationLoss(self.model, self.closure)
         self.general = PopulationLoss(self.model, lambda: self.closure() * 1.0)  # not plain
         self.w = self.population.point()
-        self.d = SIGMA * torch.randn(self.population.dim)
-        self.rates = torch.linspace(0, 1, RATES)
+        self.d = SIGMA * torch.randn_like(self.w)
+        self.rates = torch.linspace(0, 1, RATES, device=device)
         self.region = Region(self.w, SIGMA)
 
     def closure(self) -> Tensor:
@@ -56,7 +70,7 @@ class Task:
         return torch.vmap(self.loss)(self.stacked(points))
 
     def vmap_candidates(self) -> Tensor:
-        return self.vmap(self.w + SIGMA * torch.randn(COUNT, len(self.w)))
+        return self.vmap(self.w + SIGMA * torch.randn(COUNT, len(self.w), device=self.w.device))
 
     def vmap_line(self) -> Tensor:
         ways = self.stacked(self.d)
@@ -84,17 +98,19 @@ class Task:
         return run
 
 
-def test_candidates(side_by_side) -> None:
-    task, draw = Task(), Draw(0)
+def test_candidates(side_by_side, device: str) -> None:
+    task, draw = Task(device=device), Draw(0)
     side_by_side(
-        f"losses of {COUNT} candidates",
+        f"{device} losses of {COUNT} candidates",
         lambda: task.population.candidates(task.region, draw, COUNT),
         {
             "vmap, materialised": task.vmap_candidates,
             "ours by vmap": lambda: task.general.candidates(task.region, draw, COUNT),
         },
         targets={"vmap, materialised": 0.5},
+        device=device,
     )
+    assert task.population.is_plain
 
 
 def test_candidates_by_vmap(side_by_side) -> None:
@@ -108,31 +124,35 @@ def test_candidates_by_vmap(side_by_side) -> None:
     )
 
 
-def test_line(side_by_side) -> None:
-    task = Task()
+def test_line(side_by_side, device: str) -> None:
+    task = Task(device=device)
     side_by_side(
-        f"losses at {RATES} rates",
+        f"{device} losses at {RATES} rates",
         lambda: task.population.line(task.d, task.rates),
         {
             "vmap, materialised": task.vmap_line,
             "ours by vmap": lambda: task.general.line(task.d, task.rates),
         },
         targets={"vmap, materialised": 1 / 3},
+        device=device,
     )
+    assert task.population.is_plain
 
 
-def test_gradients(side_by_side) -> None:
-    task = Task()
-    points = task.w + SIGMA * torch.randn(10, len(task.w))
+def test_gradients(side_by_side, device: str) -> None:
+    task = Task(device=device)
+    points = task.w + SIGMA * torch.randn(10, len(task.w), device=device)
     side_by_side(
-        "gradients at 10 points",
+        f"{device} gradients at 10 points",
         lambda: task.population.value_and_gradient(points),
         {
             "one after the other": lambda: task.gradients_in_turn(points),
             "vmap of grad": lambda: task.vmap_gradients(points),
             "ours by vmap": lambda: task.general.value_and_gradient(points),
         },
+        device=device,
     )
+    assert task.population.is_plain
 
 
 def test_convolutions(side_by_side) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from unstuck.ops import _native, candidates
 from unstuck.ops.landscapes import Landscape
 from unstuck.optim import DynamicBlend
+from unstuck.population import PopulationLoss
 
 pytestmark = [
     pytest.mark.cuda,
@@ -78,6 +81,33 @@ def test_candidates_are_evaluated_on_the_current_stream() -> None:
     stream.synchronize()
     assert bool((losses > expected).all())
     assert bool((moments.square > 0).all())
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_plain_nets_run_on_the_current_stream(gradient: bool) -> None:
+    X, y = torch.randn(300, 20, device="cuda"), torch.randn(300, 3, device="cuda")
+    model = nn.Sequential(nn.Linear(20, 70), nn.GELU(), nn.Linear(70, 3)).cuda()
+    population = PopulationLoss(model, lambda: F.mse_loss(model(X), y))
+    general = PopulationLoss(model, lambda: F.mse_loss(model(X), y) * 1.0)
+
+    def evaluate(of: PopulationLoss, points: Tensor) -> tuple[Tensor, ...]:
+        return of.value_and_gradient(points) if gradient else (of.losses(points),)
+
+    points = population.point() + 0.1 * torch.randn(5, population.dim, device="cuda")
+    expected = evaluate(general, 2 * points)
+    evaluate(population, points)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        points.mul_(2)
+        found = evaluate(population, points)
+    assert not stream.query()  # the host did not wait
+    stream.synchronize()
+    assert population.is_plain
+    assert not general.is_plain
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_sample_beyond_2_to_the_31_elements() -> None:

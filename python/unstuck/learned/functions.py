@@ -198,7 +198,7 @@ class Functions:
     Examples
     --------
     >>> Functions("bowls", ("sphere", "zakharov")).sample(seed=0).name
-    'zakharov of 2 numbers'
+    'sphere of 2 numbers'
     """
 
     name: str

@@ -228,7 +228,7 @@ class Networks:
     Examples
     --------
     >>> Networks("small", ("digits",), width=(8, 16), units=0.0).sample(seed=3).name
-    'digits 64-10-10 relu, batches of 64'
+    'digits 64-8-10 relu, batches of 64'
     """
 
     name: str

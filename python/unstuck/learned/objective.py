@@ -19,7 +19,8 @@ class Objective:
 
     .. math::
 
-        r_t = \frac{L_t - L_\text{floor} + \epsilon}{L_0 - L_\text{floor} + \epsilon}, \qquad
+        r_t = \frac{1}{1 + \epsilon} \left(
+            \frac{L_t - L_\text{floor}}{L_0 - L_\text{floor}} + \epsilon \right), \qquad
         \frac{1}{H} \sum_t w_t \min(f(r_t), c), \qquad w_t = (p + 1) (t / H)^p
 
     with f the logarithm or the identity. A loss that is not finite counts as the ceiling c, so that
@@ -37,7 +38,7 @@ class Objective:
     ceiling : float
         c.
     resolution : float
-        epsilon, as a share of the first loss above the floor: below it, improvements do not count.
+        epsilon, a share of the first loss above the floor: below it, improvements hardly count.
 
     Raises
     ------
@@ -77,6 +78,7 @@ class Objective:
         """Return ``min(f(r), c)`` of losses [K] that began at `start` [K]; differentiable."""
         above = (start - floor).clamp_min(torch.finfo(start.dtype).tiny)
         ratio = ((losses - floor) / above).clamp_min(0) + self.resolution
-        value = (ratio / (1 + self.resolution)).log() if self.scale == "log" else ratio
+        ratio = ratio / (1 + self.resolution)
+        value = ratio.log() if self.scale == "log" else ratio
         good = value.isfinite() & (value < self.ceiling)
         return torch.where(good, value, self.ceiling)

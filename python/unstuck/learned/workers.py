@@ -41,7 +41,7 @@ class Workers:
     >>> from unstuck.learned import FAMILIES, MLP, Evolution, Plan, Workers
     >>> plan = Plan(unrolls=2, students=4, truncation=5, horizon=(10, 10))
     >>> es = Evolution(MLP(), FAMILIES["quadratics"], plan)
-    >>> with Workers(es, 2) as shared:  # doctest: +SKIP
+    >>> with Workers(es, 2) as shared:
     ...     shared.estimate(es.layout.read()).student_steps
     40
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+Row = tuple[Any, ...]
+
 __version__: str
 
 class AdamPlan:
@@ -34,9 +36,9 @@ class AdamPlan:
 
     def step(
         self,
-        groups: Sequence[tuple[Any, ...]],
+        groups: Sequence[Row],
         stats: Tensor | None,
-        tracking: tuple[Any, ...],
+        tracking: Row,
         finish: bool,
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
@@ -79,7 +81,7 @@ class LearnedPlan:
 
     def step(
         self,
-        groups: Sequence[tuple[Any, ...]],
+        groups: Sequence[Row],
         thetas: Tensor,
         hidden: int,
         control: int,
@@ -120,12 +122,12 @@ class AttentionPlan(CandidatePlan):
     def __init__(self, landscape: int, parameters: Sequence[float], dim: int) -> None: ...
     def steps(
         self,
-        data: tuple[Any, ...] | None,
-        region: tuple[Any, ...],
+        data: Row | None,
+        region: Row,
         path: Tensor,
         beta: float,
         share: float,
-        draw: tuple[Any, ...],
+        draw: Row,
         steps: int,
         losses: Tensor,
         best_x: Tensor,
@@ -139,9 +141,7 @@ class AttentionPlan(CandidatePlan):
         ``("net", X, y, cross_entropy, hidden, outputs)``.
         """
 
-    def workspace_size(
-        self, count: int, antithetic: bool, data: tuple[Any, ...] | None = None
-    ) -> int:
+    def workspace_size(self, count: int, antithetic: bool, data: Row | None = None) -> int:
         """float64 numbers that set_workspace() needs for steps with this many candidates."""
 
 class BlendPlan:
@@ -160,7 +160,7 @@ class BlendPlan:
         had_previous: Sequence[bool],
     ) -> None: ...
     def __len__(self) -> int: ...
-    def hypergradient(self, groups: Sequence[tuple[Any, ...]], finish: bool, where: int) -> None:
+    def hypergradient(self, groups: Sequence[Row], finish: bool, where: int) -> None:
         """Sums of another batch's gradients against the last update."""
 
     def launches(self) -> int:
@@ -177,7 +177,7 @@ class BlendPlan:
 
     def step(
         self,
-        groups: Sequence[tuple[Any, ...]],
+        groups: Sequence[Row],
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
         finish: bool,
@@ -196,30 +196,20 @@ class CandidatePlan:
 
     def __init__(self, landscape: int, parameters: Sequence[float], dim: int) -> None: ...
     def combine(
-        self,
-        region: tuple[Any, ...],
-        draw: tuple[Any, ...],
-        weights: Tensor,
-        shift: Tensor,
-        square: Tensor,
-        where: int,
+        self, region: Row, draw: Row, weights: Tensor, shift: Tensor, square: Tensor, where: int
     ) -> None:
         """Weighted sums of the candidates' ways from the mean."""
 
-    def losses(
-        self, region: tuple[Any, ...], draw: tuple[Any, ...], out: Tensor, where: int
-    ) -> None:
+    def losses(self, region: Row, draw: Row, out: Tensor, where: int) -> None:
         """Losses of the candidates; `where` is threads or the stream."""
 
-    def sample(
-        self, region: tuple[Any, ...], draw: tuple[Any, ...], first: int, out: Tensor, where: int
-    ) -> None:
+    def sample(self, region: Row, draw: Row, first: int, out: Tensor, where: int) -> None:
         """Candidates first, first + 1, ..."""
 
     def softmax(
         self,
-        region: tuple[Any, ...],
-        draw: tuple[Any, ...],
+        region: Row,
+        draw: Row,
         beta: float,
         out: Tensor,
         shift: Tensor,
@@ -263,7 +253,7 @@ def landscape_gradients(
 def noise_forms() -> list[str]:
     """The instruction sets that noise can be drawn with."""
 
-def noise_words(draw: tuple[Any, ...], first: int, out: Tensor, form: str, where: int) -> None:
+def noise_words(draw: Row, first: int, out: Tensor, form: str, where: int) -> None:
     """The integers behind the noise, as float64; `form` is one of noise_forms()."""
 
 def landscape_trials(
@@ -288,8 +278,8 @@ def linear_candidates(
     lam: float,
     kappa: float,
     logistic: bool,
-    region: tuple[Any, ...],
-    draw: tuple[Any, ...],
+    region: Row,
+    draw: Row,
     losses: Tensor,
     where: int,
     workspace: Tensor | None = None,
@@ -297,29 +287,24 @@ def linear_candidates(
     """Losses of candidates of a regression, in a region without bounds."""
 
 def mlp_candidates(
-    net: tuple[Any, ...],
-    region: tuple[Any, ...],
-    draw: tuple[Any, ...],
-    losses: Tensor,
-    where: int,
-    workspace: Tensor | None = None,
+    net: Row, region: Row, draw: Row, losses: Tensor, where: int, workspace: Tensor | None = None
 ) -> None:
     """Losses of a multi-layer perceptron at candidates around a point."""
 
 def mlp_descend(
-    net: tuple[Any, ...],
+    net: Row,
     points: Tensor,
     exp_avgs: Tensor,
     exp_avg_sqs: Tensor,
     step: int,
-    segments: Sequence[tuple[Any, ...]],
+    segments: Sequence[Row],
     losses: Tensor,
     where: int,
 ) -> None:
     """A step of Adam from each of many points of a multi-layer perceptron."""
 
 def mlp_line(
-    net: tuple[Any, ...],
+    net: Row,
     w: Tensor,
     d: Tensor,
     rates: Tensor,
@@ -330,7 +315,7 @@ def mlp_line(
     """Losses of a multi-layer perceptron at w - rates d."""
 
 def mlp_points(
-    net: tuple[Any, ...],
+    net: Row,
     points: Tensor,
     losses: Tensor,
     gradients: Tensor | None,
@@ -345,8 +330,8 @@ def net_candidates(
     cross_entropy: bool,
     hidden: int,
     outputs: int,
-    region: tuple[Any, ...],
-    draw: tuple[Any, ...],
+    region: Row,
+    draw: Row,
     losses: Tensor,
     where: int,
     workspace: Tensor | None = None,

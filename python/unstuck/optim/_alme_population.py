@@ -13,6 +13,7 @@ from unstuck.ops import descent
 from unstuck.optim._trials import Closure, RandomState, Trials
 from unstuck.population import PopulationLoss
 from unstuck.population._flat import Flat
+from unstuck.population.descent import descend
 
 Moments = tuple[Tensor, Tensor]  # exp_avgs and exp_avg_sqs [K, P]
 Segments = Sequence[descent.Segment]
@@ -100,7 +101,7 @@ class Together:
 
     def descend(self, points: Tensor, moments: Moments, number: int, segments: Segments) -> None:
         """Make step `number`, from 1, of Adam from points [K, P], in place."""
-        self._population().descend(points, *moments, number, segments)
+        descend(self._population(), points, *moments, number, segments)
         self._move_on()
 
     def _move_on(self) -> None:

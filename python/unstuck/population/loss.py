@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unstuck.ops import candidates, descent, mlp
+from unstuck.ops import candidates, mlp
 from unstuck.ops.candidates import Draw, Region
 from unstuck.population._along import Line
 from unstuck.population._closure import Closure, RandomState
@@ -202,42 +202,6 @@ class PopulationLoss:
         losses, gradients = self._evaluator.run(self._at(points.detach(), gradient=True))
         assert gradients is not None
         return losses, gradients
-
-    def descend(
-        self,
-        points: Tensor,
-        exp_avgs: Tensor,
-        exp_avg_sqs: Tensor,
-        number: int,
-        segments: Sequence[descent.Segment],
-    ) -> Tensor:
-        """Make a step of Adam from each of flat parameter vectors, in place.
-
-        Parameters
-        ----------
-        points, exp_avgs, exp_avg_sqs : Tensor
-            [K, P], in the dtype and on the device of :meth:`point`.
-        number : int
-            Of the step, from 1. At the first one the moments are 0, whatever is there.
-        segments : sequence of Segment
-            Which of the P numbers have which settings; see :mod:`unstuck.ops.descent`.
-
-        Returns
-        -------
-        Tensor
-            [K], the losses before the step.
-
-        Raises
-        ------
-        ValueError, TypeError
-            When an argument does not fit, or the closure does not return one real number.
-        """
-        self._flat.check(points)
-        if (net := self._evaluator.net(gradient=True)) is not None:
-            return descent.descend(net, points, exp_avgs, exp_avg_sqs, number, segments)
-        losses, gradients = self.value_and_gradient(points)
-        descent.step(points, gradients, exp_avgs, exp_avg_sqs, number, segments)
-        return losses
 
     def candidates(self, region: Region, draw: Draw, count: int) -> Tensor:
         """Return the losses of candidates around a point, of which no more than a chunk is stored.

@@ -20,6 +20,7 @@ Scale = tuple[float, float]  # a mean and a deviation
 WINDOW, PROGRESS = 6, 0.05  # a descent stands still when 6 iterations gain less than 5%: see _size
 LEAST = 20  # values of a descent before it is compared with the best one
 AGE = 8
+EARLY = 3  # descents from fresh points, before there is a best one to be replaced in part
 WINS = 2  # so often a kind of start that came below the best is tried more
 RECENT = 9  # descents that tell what a gain counts beside
 FLOOR = 0.1  # of what those fell by, that counts at least
@@ -46,8 +47,8 @@ class Polish:
       from 5% to 50%;
     - the best point with all entries moved, by a share from 0.1 to 0.6 of those deviations;
 
-    fresh points twice as often as the others, and what came below the best before up to thrice as
-    often as that.
+    fresh points at first, then twice as often as the others, and what came below the best before
+    up to thrice as often as that.
 
     The best descent goes on meanwhile, with one value for every two of others, with twice as many
     (at most four for one) after every time that it gained, half as many when it did not: a slow one
@@ -227,7 +228,7 @@ class Polish:
 
     # ------------------------------------------------------------ where another begins
     def _candidate(self, best: Tensor) -> Tensor:
-        kind = self._kind = self._draw_kind()
+        kind = self._kind = self._draw_kind() if self.descents > EARLY else KINDS[0]
         factor = SPREAD ** (2 * self._uniform() - 1)
         noise = torch.randn(best.shape, generator=self._generator)
         pairs = zip(self._first, torch.split(noise, self._sizes), strict=True)

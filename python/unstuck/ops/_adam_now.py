@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from unstuck.ops import reference_adam as reference
 from unstuck.ops._adam_check import check
 from unstuck.ops._adam_rows import Group, Rows, Tracking, as_tuple
 from unstuck.ops._blend_now import native_ready
+from unstuck.ops._native import lend, on, where
 
 Plan = Any  # unstuck._C.AdamPlan or unstuck._cuda.AdamPlan
 
@@ -40,10 +40,7 @@ def plan_for(
     module = _native.module_for(device)
     if module is None:
         raise RuntimeError(_native.missing_for(device))
-    plan = module.AdamPlan(params, exp_avgs, exp_avg_sqs, steps, groups)
-    if size := plan.workspace_size():
-        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
-    return plan
+    return lend(module.AdamPlan(params, exp_avgs, exp_avg_sqs, steps, groups), device)
 
 
 def run(
@@ -57,13 +54,8 @@ def run(
     finish: bool = True,
 ) -> None:
     """Step everything in `plan`, whose gradients have been read."""
-    if device.type == "cpu":
-        threads = torch.get_num_threads()
-        plan.step(groups, stats, tracking, finish, grad_scale, found_inf, threads)
-        return
-    with torch.cuda.device(device):
-        stream = int(torch.cuda.current_stream(device).cuda_stream)
-        plan.step(groups, stats, tracking, finish, grad_scale, found_inf, stream)
+    with on(device):
+        plan.step(groups, stats, tracking, finish, grad_scale, found_inf, where(device))
 
 
 def step_now(
@@ -90,8 +82,7 @@ def step_now(
             [0] * len(rows.params),
         )
         plan.set_gradients(rows.grads)
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            run(plan, device, [group], stats, tracking, grad_scale, found_inf, finish)
+        run(plan, device, [group], stats, tracking, grad_scale, found_inf, finish)
         torch.autograd.graph.increment_version(
             [x for _, x in rows.written(stats) if not x.is_inference()]
         )

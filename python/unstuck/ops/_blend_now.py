@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from unstuck.ops import _native, reference
 from unstuck.ops._blend_check import check
 from unstuck.ops._blend_rows import Group, Rows, as_group
+from unstuck.ops._native import lend, on, where
 
 Plan = Any  # unstuck._C.BlendPlan or unstuck._cuda.BlendPlan
 
@@ -18,13 +18,6 @@ Plan = Any  # unstuck._C.BlendPlan or unstuck._cuda.BlendPlan
 def native_ready(device: torch.device) -> bool:
     """Whether a compiled kernel can run on `device`."""
     return _native.module_for(device) is not None
-
-
-def _where(device: torch.device) -> int:
-    """Threads on the CPU, the current stream on CUDA."""
-    if device.type == "cpu":
-        return torch.get_num_threads()
-    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def plan_for(
@@ -65,9 +58,7 @@ def plan_for(
         units,
         had_previous,
     )
-    if size := plan.workspace_size():
-        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
-    return plan
+    return lend(plan, device)
 
 
 def run(
@@ -78,11 +69,8 @@ def run(
     found_inf: Tensor | None,
 ) -> None:
     """Step everything in `plan`, whose gradients have been read."""
-    if device.type == "cpu":
-        plan.step(groups, grad_scale, found_inf, True, torch.get_num_threads())
-        return
-    with torch.cuda.device(device):
-        plan.step(groups, grad_scale, found_inf, True, _where(device))
+    with on(device):
+        plan.step(groups, grad_scale, found_inf, True, where(device))
 
 
 def _native_call(rows: Rows, device: torch.device, group: Group, call: str, *args: Any) -> None:
@@ -101,8 +89,8 @@ def _native_call(rows: Rows, device: torch.device, group: Group, call: str, *arg
         rows.had_previous,
     )
     plan.set_gradients(rows.grads)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        getattr(plan, call)([group], *args, _where(device))
+    with on(device):
+        getattr(plan, call)([group], *args, where(device))
 
 
 def step_now(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from unstuck.ops import _native
 from unstuck.ops import reference_landscapes as formulas
+from unstuck.ops._native import on, where
 from unstuck.ops.reference_candidates import Draw, Moments, Region
 
 Plan = Any  # unstuck._C.CandidatePlan or unstuck._cuda.CandidatePlan
@@ -67,18 +67,6 @@ def plan_for(module: Any, dim: int, name: str | None, parameters: Sequence[float
     plan = module.CandidatePlan(number, tuple(parameters), dim)
     _kept.plan = (module, dim, name, parameters, plan)
     return plan
-
-
-def where(device: torch.device) -> int:
-    """Threads on the CPU, the current stream on CUDA."""
-    if device.type == "cpu":
-        return torch.get_num_threads()
-    return int(torch.cuda.current_stream(device).cuda_stream)
-
-
-def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a GPU the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def lend(plan: Plan, device: torch.device, count: int, antithetic: bool) -> None:

@@ -8,11 +8,24 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import Any
 
 import torch
 
-__all__ = ["cpu", "cpu_missing", "cuda", "cuda_missing", "direct", "module_for", "warn_fallback"]
+__all__ = [
+    "cpu",
+    "cpu_missing",
+    "cuda",
+    "cuda_missing",
+    "direct",
+    "lend",
+    "module_for",
+    "on",
+    "warn_fallback",
+    "where",
+]
 
 direct: set[str] = set()  # the modules that read tensors through the DLPack exchange API
 
@@ -78,3 +91,22 @@ def warn_fallback(device: torch.device) -> None:
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def where(device: torch.device) -> int:
+    """Threads on the CPU, the current stream on CUDA."""
+    if device.type == "cpu":
+        return torch.get_num_threads()
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def lend(plan: Any, device: torch.device) -> Any:
+    """Return the plan of a step with the scratch memory that it needs on its device."""
+    if size := plan.workspace_size():
+        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
+    return plan

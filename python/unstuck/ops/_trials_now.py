@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import landscapes, reference_objectives, reference_trials
-from unstuck.ops._candidates_now import dense, native_for, number_of, on, where
+from unstuck.ops._candidates_now import dense, native_for, number_of
+from unstuck.ops._native import on, where
 from unstuck.ops._objective_kinds import LogisticRegression, Objective, Trapped, TwoLayerNet
 from unstuck.ops.landscapes import Landscape
 

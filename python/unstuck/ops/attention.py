@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _candidates_now as now
-from unstuck.ops import candidates, objectives
+from unstuck.ops import _native, candidates, objectives
 from unstuck.ops import reference_attention as rule
 from unstuck.ops._trials_now import kernel_data, kernels
 from unstuck.ops.candidates import Draw, Region
@@ -174,7 +174,7 @@ def _run_native(
         low = torch.full_like(mean, -math.inf) if low is None else now.dense(low)
         high = torch.full_like(mean, math.inf) if high is None else now.dense(high)
         region = region._replace(low=low, high=high)
-    with now.on(mean.device):
+    with _native.on(mean.device):
         if size := plan.workspace_size(count, draw.antithetic, data):
             plan.set_workspace(mean.new_empty(size, dtype=torch.float64))
         done, state.sigma, state.beta, ess, finite, best, improved = plan.steps(
@@ -188,7 +188,7 @@ def _run_native(
             losses,
             x,
             best,
-            now.where(mean.device),
+            _native.where(mean.device),
         )
     return Report(done, losses, ess, finite, best, x if improved else None)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _native, candidates, reference_mlp
-from unstuck.ops._candidates_now import dense, dense_region, native_for, on, where
+from unstuck.ops._candidates_now import dense, dense_region, native_for
+from unstuck.ops._native import on, where
 from unstuck.ops.candidates import Draw, Region
 from unstuck.ops.reference_mlp import ACTIVATIONS, LOSSES
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _candidates_now as now
+from unstuck.ops import _native
 from unstuck.ops import reference_candidates as reference
 from unstuck.ops.reference_candidates import Draw, Region
 
@@ -107,7 +108,7 @@ def integers(
         words = torch.empty(count, dim, dtype=torch.float64)
         if module := now.native_for(words):
             draw = Draw(seed, iteration, stream, False, rounds)
-            module.noise_words(draw, first, words, module.noise_forms()[-1], now.where(where))
+            module.noise_words(draw, first, words, module.noise_forms()[-1], _native.where(where))
             return words.long()
     return reference.integers(seed, iteration, stream, first, count, dim, rounds, where)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import candidates, reference_objectives
-from unstuck.ops._candidates_now import dense, dense_region, is_traced, on, where
+from unstuck.ops._candidates_now import dense, dense_region, is_traced
+from unstuck.ops._native import on, where
 from unstuck.ops._objective_kinds import (
     LinearRegression,
     LogisticRegression,

@@ -53,7 +53,7 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
         f"{plan.tuning_seeds} other seeds, and of {len(HIGHER)} higher ones where the highest was "
         "the best.",
         "",
-        record.origin,
+        f"{record.origin} That was the last addition; every method names its commits below.",
         "",
         "| problem | target | " + " | ".join(plan.methods) + " |",
         "|---|---|" + "---|" * len(plan.methods),
@@ -71,19 +71,13 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
 
 
 def _sums(record: CellRecord, plan: TrapsPlan, group: str) -> str:
-    """Add up the successes on those problems of a group that every method was run on."""
-    everywhere = [
-        problem
-        for problem in plan.problems
-        if problem in GROUPS[group]
-        and all(f"{problem}/{method}" in record.cells for method in plan.methods)
-    ]
-    totals = [
-        sum(n is not None for p in everywhere for n in record.cells[f"{p}/{m}"]["evaluations"])
-        for m in plan.methods
-    ]
-    runs = len(everywhere) * plan.seeds
-    return f"| of {runs}, {group} | | " + " | ".join(map(str, totals)) + " |"
+    """Add up the successes of every method on those problems of a group that it was run on."""
+    sums = []
+    for method in plan.methods:
+        names = [f"{problem}/{method}" for problem in plan.problems if problem in GROUPS[group]]
+        runs = [n for x in names if x in record.cells for n in record.cells[x]["evaluations"]]
+        sums.append(f"{sum(n is not None for n in runs)} of {len(runs)}")
+    return f"| all {group} | | " + " | ".join(sums) + " |"
 
 
 def _commits(record: CellRecord, plan: TrapsPlan, method: str) -> str:

@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 def due(optimizer: ALME) -> bool:
     """Whether an escape is to be made now; waits for the device every so many steps."""
     settings, search = optimizer._escapes, optimizer._search
-    if search["steps"] % settings.check_every or not optimizer._escapable:
+    if search["steps"] % settings.check_every or not escapable(optimizer._moving):
         return False
     evaluations = settings.most
     total = search["steps"] + search["nfev"] + evaluations

@@ -92,10 +92,10 @@ class ALME(Statistics):
         on by L-BFGS descents, one evaluation a step. Not in the plain mode, with weight decay, or
         where groups have several rates.
     memory : int, optional
-        Bytes that candidates may take at once. Where the vectors of all of them (points, gradients
-        and moments) take more, by default more than 1 GiB, they come one after another, as without
-        `module`. Below that all are evaluated by one call of the closure; with a bound that their
-        activations exceed there may be several, which must see the same batch.
+        Bytes that candidates may take at once. Where their vectors (points, gradients, moments)
+        take more, by default 1 GiB, they come one after another, as without `module`. Else one call
+        of the closure evaluates all; several, which must see the same batch, where activations
+        exceed a given bound.
     seed : int
         Key of the noise, 0 to 2^64 - 1. The same seed gives the same candidates on every device,
         and after loading a state.
@@ -139,11 +139,11 @@ class ALME(Statistics):
 
     Notes
     -----
-    After an escape Adam goes on from the winner's own moments, whose age is `n_eval_steps`. A
-    candidate whose loss is NaN or infinite is never taken. Escapes leave gradients, buffers and
-    generators as they were. On several processes the closure must return the same loss on all
-    (all-reduce it); parameters that are shards of larger ones (DTensor) are stepped and tracked,
-    but not moved by escapes.
+    After an escape Adam goes on from the winner's own moments, whose age is `n_eval_steps`. What
+    never had a gradient (masks, padding) stays, but for units that are dead as a whole. A candidate
+    whose loss is NaN or infinite is never taken. Escapes leave gradients, buffers and generators as
+    they were. On several processes the closure must return the same loss on all (all-reduce it);
+    shards (DTensor) are stepped and tracked, but not moved by escapes.
 
     ALME ("adaptive local minima escape"), mended: the source lets candidates share one Adam state
     and one batch, does not correct the bias, takes the best candidate even when it is worse than
@@ -294,16 +294,11 @@ class ALME(Statistics):
 
     @property
     def evaluates_together(self) -> bool:
-        """Whether one call of the closure evaluates all candidates: it may be a fresh batch.
+        """Whether one call of the closure evaluates all candidates, so that it may draw any batch.
 
-        `module` is known then, and their vectors fit in `memory`. Else they come one after another,
-        on batches that the closure must be able to draw again.
+        Else, without `module` or where `memory` is too little, it must draw each batch repeatedly.
         """
         return escapes.together(self)
-
-    @property
-    def _escapable(self) -> bool:
-        return escapes.escapable(self._moving)
 
     # ------------------------------------------------------------ steps
     def step(self, closure: Closure | None = None, eval_closure: Closure | None = None) -> Any:
@@ -379,15 +374,14 @@ class ALME(Statistics):
         Raises
         ------
         TypeError
-            When there is no closure, it does not return one real number, or parameters are shards
-            of larger ones (DTensor).
+            Without a closure that returns one real number, and for shards (DTensor).
         """
         if not callable(closure):
             raise TypeError(
                 "ALME.escape needs a closure that returns the loss: "
                 "optimizer.escape(lambda: loss_fn(model(x), y))"
             )
-        if not self._escapable:
+        if not escapes.escapable(self._moving):
             raise TypeError(
                 "ALME.escape moves whole parameters and cannot step shards (DTensor); replicate "
                 "the model, or use step() alone"

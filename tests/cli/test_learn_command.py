@@ -50,6 +50,16 @@ def test_stops_by_time(run, tmp_path, estimator):
     assert curve["options"]["estimator"] == estimator
 
 
+def test_begins_with_a_trained_rule(run, tmp_path):
+    assert run(*SMALL, "--steps", "2", "--lr", "0.1", "--out", "one").exit_code == 0
+    rule = "one/rule.safetensors"
+    done = run(*SMALL, "--minutes", "0", "--rule", rule, "--out", "two")
+    assert done.exit_code == 0, done.output
+    one, two = (load(tmp_path / name / "rule.safetensors") for name in ("one", "two"))
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        assert p.equal(q)
+
+
 def test_processes_change_nothing(run, tmp_path):
     for workers in ("1", "2"):
         done = run(*SMALL, "--steps", "2", "--workers", workers, "--out", workers)
@@ -74,6 +84,8 @@ def test_no_time_is_no_step(run, tmp_path):
         (["--rule", "mlp:hidden"], "'hidden' is no setting: write mlp:key=value"),
         (["--rule", "mlp:hiden=3"], "unexpected keyword argument 'hiden'"),
         (["--rule", "mlp:hidden=0"], "hidden: 0"),
+        (["--rule", "none.safetensors"], "there is no file none.safetensors"),
+        (["--resolution", "0"], "resolution must be a positive number, not 0.0"),
         (["--estimator", "es"], "unknown estimator 'es': known are backprop, evolution"),
         (["--horizon", "20"], "'20' is not two numbers of steps"),
         (["--horizon", "20,10"], "the lower first, not (20, 10)"),

@@ -29,6 +29,7 @@ from unstuck.learned import (
     Row,
     UpdateRule,
     Workers,
+    load,
 )
 from unstuck.learned.objective import SCALES
 from unstuck.learned.training import CURVE, RULE
@@ -48,7 +49,8 @@ def command(
     rule: Annotated[
         str,
         typer.Option(
-            help=f"Settings after colons, as in mlp:hidden=16. Known: {', '.join(RULES)}."
+            help="Settings after colons, as in mlp:hidden=16, or a .safetensors file to begin "
+            f"with. Known: {', '.join(RULES)}."
         ),
     ] = "mlp",
     minutes: Annotated[
@@ -68,18 +70,21 @@ def command(
     horizon: Annotated[
         str, typer.Option(help="Fewest and most steps of a student, log-uniform.")
     ] = "50,500",
-    truncation: Annotated[int, typer.Option(help="Steps between two meta-gradients.")] = 20,
+    truncation: Annotated[int, typer.Option(help="Steps between two meta-gradients.")] = 50,
     unrolls: Annotated[int, typer.Option(help="Tasks trained side by side.")] = 8,
-    students: Annotated[int, typer.Option(help="Students of each task.")] = 8,
+    students: Annotated[int, typer.Option(help="Students of each task.")] = 32,
     scale: Annotated[
         str, typer.Option(help=f"Scale of the losses. Known: {', '.join(SCALES)}.")
     ] = "log",
     late: Annotated[
         float, typer.Option(help="0 weighs all steps the same, larger values the last ones.")
-    ] = 0.0,
+    ] = 1.0,
     validation: Annotated[
         float, typer.Option(help="Share of the objective that is measured on validation data.")
-    ] = 0.0,
+    ] = 0.5,
+    resolution: Annotated[
+        float, typer.Option(help="Share of the first loss below which less hardly counts.")
+    ] = 1e-3,
     sigma: Annotated[
         float, typer.Option(help="Size of the perturbations of evolution strategies.")
     ] = 0.03,
@@ -116,7 +121,7 @@ def command(
     span = read_option("--horizon", horizon_of, horizon)
     with ExitStack() as stack:
         try:
-            objective = Objective(scale, late=late, validation=validation)
+            objective = Objective(scale, late, validation, resolution=resolution)
             plan = Plan(unrolls, students, truncation, span, objective=objective)
             one = estimator_of(estimator, made, tasks, plan, seed, sigma)
             shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
@@ -138,13 +143,18 @@ def command(
 
 
 def rule_of(text: str, seed: int) -> UpdateRule:
-    """Make a rule from its name and settings, such as ``mlp:hidden=16``.
+    """Make a rule from its name and settings, such as ``mlp:hidden=16``, or read a file.
 
     Raises
     ------
     ValueError
-        For an unknown name, or settings that the rule does not take.
+        For an unknown name, settings that the rule does not take, or a file that is none.
     """
+    if text.endswith(".safetensors"):
+        try:
+            return load(text)
+        except FileNotFoundError:
+            raise ValueError(f"there is no file {text}") from None
     name, *pairs = text.strip().split(":")
     kind, settings = lookup(RULES, name, "rule"), {}
     for pair in pairs:

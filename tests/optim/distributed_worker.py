@@ -30,7 +30,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from optim.registry import REGISTRY, OptimizerInfo, Variant
-from optim.runs import assert_changed, assert_same, derived
+from optim.runs import assert_changed, assert_same, derived, record_loss
 
 WORLD = 2
 
@@ -67,7 +67,7 @@ def train(
         if rank is not None:
             dist.all_reduce(loss)
             loss = loss / WORLD
-        optimizer.record_loss(loss)
+        record_loss(optimizer, loss)
         optimizer.step()
         if held_out:
             backward(1000 + step)

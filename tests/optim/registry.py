@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from unstuck.learned import MLP, UpdateRule
 from unstuck.optim import (
     ALME,
     Alternating,
     AttentionRestart,
     DynamicBlend,
     Gate,
+    Learned,
     LearningRateAttention,
     ReactiveEscape,
 )
@@ -27,6 +29,7 @@ class Variant:
     kwargs: dict[str, Any] = field(default_factory=dict)
     amp: bool = True  # takes grad_scale and found_inf inside its step
     sharded: bool = True  # steps DTensor parameters
+    still: bool = True  # moves nothing where all gradients have been zero
     compiled: bool = False  # stepped under torch.compile; a few, since each takes seconds
 
 
@@ -42,6 +45,10 @@ class OptimizerInfo:
     further_rates: tuple[str, ...] = ()  # arguments beside lr
     as_adam: dict[str, Any] = field(default_factory=dict)  # kwargs that make it Adam
     without_gate: dict[str, Any] = field(default_factory=dict)  # those that let tensors step alone
+    lr_unit: float = 1.0  # the lr that steps as Adam does with lr=1
+    settings: dict[str, Any] = field(  # of a group, none of them a default
+        default_factory=lambda: {"betas": (0.7, 0.9), "eps": 1e-3}
+    )
     closure: bool = False  # each step needs a closure, and a gradient optimizer is within
 
     def make(self, variant: Variant, params: Any, **more: Any) -> Any:
@@ -199,6 +206,66 @@ ALME_INFO = OptimizerInfo(
     ),
 )
 
+
+def trained(rule: UpdateRule, seed: int = 0) -> UpdateRule:
+    """A rule with weights of every layer away from zero, as training would leave it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in rule.parameters():
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            weight.copy_(weight if weight.any() else 0.1 * noise)
+    return rule
+
+
+torch.manual_seed(0)
+MLP_RULE = trained(MLP())
+
+LEARNED = OptimizerInfo(
+    cls=Learned,
+    variants=(
+        Variant("untrained", {"lr": 10.0}, sharded=False),
+        Variant("mlp", {"rule": MLP_RULE, "lr": 10.0, "num_steps": 20}, sharded=False, still=False),
+        Variant(
+            "mlp-decay",
+            {"rule": MLP_RULE, "weight_decay": 0.1, "lr": 5.0},
+            sharded=False,
+            still=False,
+        ),
+        Variant(
+            "mlp-maximize",
+            {"rule": MLP_RULE, "maximize": True, "lr": 9.0},
+            sharded=False,
+            still=False,
+        ),
+        Variant(
+            "mlp-unfused",
+            {"rule": MLP_RULE, "fused": False, "lr": 10.0},
+            sharded=False,
+            still=False,
+        ),
+    ),
+    refused=(
+        ({"lr": -0.1}, ValueError, r"lr: -0\.1; it must be finite and at least 0"),
+        ({"lr": "fast"}, TypeError, "lr must be a number, not 'fast'"),
+        ({"lr": torch.ones(2)}, ValueError, r"Tensor lr must be one float32 .* shape \(2,\)"),
+        ({"weight_decay": -1}, ValueError, "weight_decay: -1; it must be"),
+        ({"num_steps": 0}, ValueError, "num_steps: 0; it must be at least 1"),
+        ({"num_steps": 1.5}, TypeError, "num_steps must be a whole number, not 1.5"),
+        ({"maximize": 1}, TypeError, "maximize must be True or False, not 1"),
+        ({"rule": "mlp-v1"}, TypeError, r"not 'mlp-v1'; .* Learned\.from_pretrained\(\)"),
+        ({"foreach": True}, ValueError, "one native step for all tensors: leave foreach unset"),
+        ({"differentiable": True, "fused": True}, ValueError, "leave fused unset"),
+        ({"capturable": True}, ValueError, "capturable=True, but a parameter is on the CPU"),
+    ),
+    bad_groups=(
+        ({"lr": -1.0}, ValueError, r"lr: -1\.0; it must be"),
+        ({"num_steps": -2}, ValueError, "num_steps: -2; it must be at least 1"),
+        ({"fused": False}, ValueError, "fused=False in one parameter group.*to its constructor"),
+    ),
+    lr_unit=1e3,
+    settings={"num_steps": 7},
+)
+
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.9)
 ASCENT = functools.partial(torch.optim.Adam, maximize=True)
 BASES = (  # of the optimizers that hold a gradient optimizer
@@ -297,6 +364,7 @@ ATTENTION_RESTART = OptimizerInfo(
 REGISTRY = (
     DYNAMIC_BLEND,
     ALME_INFO,
+    LEARNED,
     LEARNING_RATE_ATTENTION,
     REACTIVE_ESCAPE,
     ALTERNATING,

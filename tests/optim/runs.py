@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unstuck.optim import Learned
+
 from .registry import REGISTRY, OptimizerInfo, Variant
 
 SHAPES = ((7, 5), (5,), (), (3, 2, 4))
@@ -90,18 +92,26 @@ def train(optimizer: Any, params: Sequence[Tensor], batches: Iterable[int]) -> N
     gates = [(group.get("gate") or {}).get("mode") for group in optimizer.param_groups]
     for batch in batches:
         loss = backward(params, batch)
-        if hasattr(optimizer, "record_loss"):
-            optimizer.record_loss(loss)
+        record_loss(optimizer, loss)
         optimizer.step()
         if "held-out" in gates:
             backward(params, 10_000 + batch)
             optimizer.meta_step()
 
 
+def record_loss(optimizer: Any, loss: Tensor) -> None:
+    """Tell the optimizer the loss where it wants to know."""
+    if hasattr(optimizer, "record_loss"):
+        optimizer.record_loss(loss)
+
+
 def derived(optimizer: Any) -> list[Tensor]:
-    """What a step makes of sums over all elements: alphas of gates, or stagnation statistics."""
+    """What a step makes of sums over all elements: alphas of gates, statistics."""
     if hasattr(optimizer, "alpha"):
         return list(optimizer.alpha)
+    if isinstance(optimizer, Learned):
+        states = [optimizer.state[p] for g in optimizer.param_groups for p in g["params"]]
+        return [state["stats"].clone() for state in states if "stats" in state]
     return [optimizer.param_groups[0]["stagnation"].clone()]
 
 
@@ -164,6 +174,7 @@ __all__ = [
     "has_gate",
     "loss_of",
     "make_params",
+    "record_loss",
     "snapshot",
     "train",
 ]

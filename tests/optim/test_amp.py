@@ -17,6 +17,7 @@ from .runs import (
     derived,
     every_variant,
     make_params,
+    record_loss,
     snapshot,
     train,
 )
@@ -26,7 +27,7 @@ def scaled_step(scaler, optimizer, params, batch, *, overflow=False, unscale=Fal
     """What a training loop with a scaler does."""
     optimizer.zero_grad()
     loss = backward(params, batch)
-    optimizer.record_loss(loss)
+    record_loss(optimizer, loss)
     for p in params:
         p.grad = p.grad * scaler.scale(torch.ones((), device=p.device))
     if overflow:
@@ -50,7 +51,7 @@ def test_scaled_training_equals_unscaled(info: OptimizerInfo, variant: Variant, 
     scaler = new_scaler(device)
     for batch in range(4):
         scaled_step(scaler, ours, params, batch, unscale=unscale)
-        plain.record_loss(backward(twins, batch))
+        record_loss(plain, backward(twins, batch))
         plain.step()
     assert_changed(start, params)
     assert_same([p.detach() for p in params], [p.detach() for p in twins])
@@ -76,7 +77,7 @@ def test_an_overflow_changes_nothing(
                 mask_loss(before, snapshot(ours, params))
             assert_same([p.detach() for p in params], before["params"])
         else:
-            plain.record_loss(backward(twins, batch))
+            record_loss(plain, backward(twins, batch))
             plain.step()
     assert scaler.get_scale() == 2.0 ** (10 - len(overflows))
     assert_same([p.detach() for p in params], [p.detach() for p in twins])
@@ -146,7 +147,7 @@ def test_autocast_and_scaler_together(info: OptimizerInfo, variant: Variant, dev
     model.to(device)
     sign = -1 if variant.kwargs.get("maximize") else 1
     x = torch.randn(64, 4, device=device)
-    optimizer = info.make(variant, model.parameters(), lr=0.01)
+    optimizer = info.make(variant, model.parameters(), lr=0.01 * info.lr_unit)
     scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8)
     losses = []
     for _ in range(40):

@@ -15,6 +15,7 @@ from .runs import (
     every_optimizer,
     every_variant,
     make_params,
+    record_loss,
     snapshot,
     train,
 )
@@ -131,16 +132,16 @@ def test_groups_have_their_own_settings(info: OptimizerInfo, variant: Variant):
 @every_variant()
 def test_groups_step_together(info: OptimizerInfo, variant: Variant):
     first, second = make_params(), make_params(seed=1)
-    both = [{"params": first, "lr": 0.004}, {"params": second, "betas": (0.7, 0.9)}]
+    both = [{"params": first, "lr": 0.004}, {"params": second, **info.settings}]
     grouped = info.make(variant, both)
     alone = [make_params(), make_params(seed=1)]
-    parts = [info.make(variant, alone[0], lr=0.004), info.make(variant, alone[1], betas=(0.7, 0.9))]
+    parts = [info.make(variant, alone[0], lr=0.004), info.make(variant, alone[1], **info.settings)]
     for batch in range(5):
         loss = backward([*first, *second], batch)
         for mine, theirs in zip([*first, *second], [*alone[0], *alone[1]], strict=True):
             theirs.grad = mine.grad.clone()
         for optimizer in (grouped, *parts):
-            optimizer.record_loss(loss)
+            record_loss(optimizer, loss)
             optimizer.step()
     assert_same([*first, *second], [*alone[0], *alone[1]])
 

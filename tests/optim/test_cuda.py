@@ -19,6 +19,7 @@ from .runs import (
     every_variant,
     has_gate,
     make_params,
+    record_loss,
     snapshot,
     train,
 )
@@ -210,10 +211,10 @@ def test_a_step_on_another_stream(info: OptimizerInfo, variant: Variant):
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             loss = backward(params, batch)
-            ours.record_loss(loss)
+            record_loss(ours, loss)
             ours.step()
         torch.cuda.current_stream().wait_stream(stream)
-        plain.record_loss(backward(twins, batch))
+        record_loss(plain, backward(twins, batch))
         plain.step()
     assert_same(snapshot(ours, params), snapshot(plain, twins))
 

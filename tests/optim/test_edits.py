@@ -212,7 +212,7 @@ def test_the_parameter_list_edited_where_the_gate_counts_them(
 @every_variant()
 def test_settings_changed_between_steps(info: OptimizerInfo, variant: Variant):
     """Every number of a group is read at each step; the twin is built with them."""
-    changes = {"lr": 0.004, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.2}
+    changes = {"lr": 0.004, "weight_decay": 0.2, **info.settings}
     params, twins = make_params(), make_params()
     ours, other = info.make(variant, params), info.make(variant, twins, **changes)
     start = snapshot(ours, params)

@@ -54,7 +54,9 @@ def test_the_version_counter_rises(info: OptimizerInfo, variant: Variant, device
 def test_16_bit_steps_reach_every_element(info: OptimizerInfo, variant: Variant, dtype, device):
     for numel in (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 257, 1025):
         p = nn.Parameter(torch.ones(numel, dtype=dtype, device=device))
-        optimizer = info.make(variant, [p], lr=0.1, **dict.fromkeys(info.further_rates, 0.1))
+        optimizer = info.make(
+            variant, [p], lr=0.1 * info.lr_unit, **dict.fromkeys(info.further_rates, 0.1)
+        )
         p.grad = torch.full_like(p, 0.5)
         optimizer.step()
         assert (p.detach() == p.detach()[0]).all()

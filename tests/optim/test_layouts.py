@@ -17,6 +17,7 @@ from .runs import (
     every_optimizer,
     every_variant,
     make_params,
+    record_loss,
     snapshot,
     train,
 )
@@ -57,7 +58,7 @@ def test_layout_does_not_matter(info: OptimizerInfo, variant: Variant, layout: s
             if gradients == "like-parameter":
                 p.grad = torch.empty_strided(p.shape, p.stride()).copy_(q.grad)
         for optimizer in (ours, theirs):
-            optimizer.record_loss(loss)
+            record_loss(optimizer, loss)
             optimizer.step()
     assert_changed(start, params)
     # Sums over all elements, from which a gate takes alpha, may be added up in another order.
@@ -158,7 +159,7 @@ def test_empty_parameters(info: OptimizerInfo, variant: Variant, place: int):
             p.grad = q.grad.clone()
         params[place].grad = torch.zeros(0, 3)
         for optimizer in (ours, theirs):
-            optimizer.record_loss(loss)
+            record_loss(optimizer, loss)
             optimizer.step()
     if variant.kwargs.get("per_tensor"):  # one more unit has its say in what the gate learns
         assert_same(others, twins, rtol=1e-4, atol=1e-5)
@@ -190,7 +191,7 @@ def test_complex_parameters_are_pairs(info: OptimizerInfo, variant: Variant):
         for p, q in zip(params, twins, strict=True):
             p.grad = torch.view_as_complex(q.grad.clone())
         for optimizer in (ours, theirs):
-            optimizer.record_loss(loss)
+            record_loss(optimizer, loss)
             optimizer.step()
         if "held-out" in str(variant.kwargs):
             ours.meta_step()

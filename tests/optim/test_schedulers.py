@@ -75,6 +75,8 @@ def run(optimizer, params, scheduler, steps=STEPS):
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 def test_every_scheduler_is_torchs(info: OptimizerInfo, name: str, tensor: bool):
     """At alpha 1 each schedule gives what torch's AdamW gives with it, whatever is cycled."""
+    if info.lr_unit != 1:
+        pytest.skip("these schedules have rates of another height")
     settings = {"weight_decay": 0.1, "decoupled_weight_decay": True, **info.as_adam}
     params, twins = (make_params(dtype=torch.float64) for _ in range(2))
     lr = torch.tensor(3e-3, dtype=torch.float64) if tensor else 3e-3
@@ -114,13 +116,14 @@ def test_lr_drives_sgd_lr_by_the_ratio(name: str):
 def test_schedule_and_optimizer_resume_together(info: OptimizerInfo, variant: Variant):
     params = make_params()
     optimizer = info.make(variant, params, lr=2e-3)
-    scheduler = schedulers.OneCycleLR(optimizer, 0.02, total_steps=20)
+    cycled = {"total_steps": 20, "cycle_momentum": "betas" in optimizer.defaults}
+    scheduler = schedulers.OneCycleLR(optimizer, 0.02, **cycled)
     run(optimizer, params, scheduler, 6)
     saved = deepcopy((params, optimizer.state_dict(), scheduler.state_dict()))
 
     twins = saved[0]
     other = info.make(variant, twins, lr=2e-3)
-    again = schedulers.OneCycleLR(other, 0.02, total_steps=20)
+    again = schedulers.OneCycleLR(other, 0.02, **cycled)
     other.load_state_dict(saved[1])
     again.load_state_dict(saved[2])
     run(optimizer, params, scheduler, 6)

@@ -37,6 +37,7 @@ def traps_markdown(record: CellRecord, plan: TrapsPlan) -> str:
 
     Examples
     --------
+    >>> from unstuck.experiments.alme_traps import TrapsPlan, run_traps
     >>> plan = TrapsPlan(("xor",), ("lbfgs-restarts",), seeds=1)
     >>> "| xor | 0.01 | 1 of 1: " in traps_markdown(run_traps(plan), plan)
     True

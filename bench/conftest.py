@@ -164,7 +164,7 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _machine() -> dict[str, object]:
+def _machine(threads: int) -> dict[str, object]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -175,7 +175,7 @@ def _machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "date": date.today().isoformat(),
         "commit": _commit(),
     }
@@ -202,6 +202,10 @@ def pytest_terminal_summary(
     if path := config.getoption("--save"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps({**_machine(), "cases": [asdict(c) for c in RESULTS]}, indent=1) + "\n"
+            json.dumps(
+                {**_machine(config.getoption("--threads")), "cases": [asdict(c) for c in RESULTS]},
+                indent=1,
+            )
+            + "\n"
         )
         write(f"saved {path}")

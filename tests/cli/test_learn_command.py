@@ -1,11 +1,15 @@
+import io
 import json
+import math
 import re
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from unstuck.cli import build_app
-from unstuck.learned import load
+from unstuck.cli.learn import Live, summary
+from unstuck.learned import FAMILIES, MLP, Evolution, MetaTraining, Plan, Row, load
 
 SMALL = ["--family", "quadratics", "--unrolls", "2", "--students", "4", "--horizon", "10,20"]
 
@@ -108,3 +112,25 @@ def test_other_options_do_not_go_on(run):
     other = run(*SMALL, "--minutes", "0", "--lr", "0.5")
     assert other.exit_code == 2
     assert "lr=0.003, not 0.5" in plain(other.output)
+
+
+def test_a_terminal_gets_a_bar():
+    plan = Plan(unrolls=1, students=2, horizon=(5, 5))
+    training = MetaTraining(Evolution(MLP(), FAMILIES["quadratics"], plan), steps=4)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Live(console, training, minutes=1.0) as live:
+        live.update(Row(1, -0.1, 1.0, -0.25, 20, 1.0))
+        live.update(Row(2, -0.1, 1.0, math.nan, 40, 2.0))
+        assert live._bar.tasks[0].completed == 0.5
+        live._bar.refresh()
+    shown = plain(console.file.getvalue())
+    assert "meta-step 2" in shown
+    assert "objective -0.2500" in shown
+    assert "fixed tasks" not in shown
+
+
+def test_summary_holds_first_and_last_judgement():
+    rows = [Row(1, 0.0, 1.0, -0.1, 600, 30.0), Row(2, 0.0, 1.0, math.nan, 1200, 60.0)]
+    text = summary(rows)
+    assert text.startswith("2 meta-steps in 1.0 minutes, 20 student steps a second")
+    assert "-0.1000 at the first step" in text

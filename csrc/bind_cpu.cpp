@@ -20,6 +20,7 @@
 #include "cpu/candidates.hpp"
 #include "cpu/learned.hpp"
 #include "cpu/linear_candidates.hpp"
+#include "cpu/lstm.hpp"
 #include "cpu/mlp.hpp"
 #include "cpu/net_candidates.hpp"
 #include "cpu/objectives.hpp"
@@ -68,6 +69,10 @@ struct CpuBackend {
   using LearnedWorkspace = cpu::LearnedWork;
   static void learned(const LearnedStep& step, LearnedWorkspace& w, uintptr_t threads) {
     cpu::learned_step(step, w, sane(threads));
+  }
+  using LstmWorkspace = cpu::LstmWork;
+  static void lstm(const LstmStep& step, LstmWorkspace& w, uintptr_t threads) {
+    cpu::lstm_step(step, w, sane(threads));
   }
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t threads) {
     cpu::regression_trials(o, t, sane(threads));

@@ -6,6 +6,7 @@
 #include "bind_arrays.hpp"
 #include "bind_plan.hpp"
 #include "learned_step.hpp"
+#include "lstm_step.hpp"
 
 namespace unstuck {
 
@@ -31,10 +32,10 @@ inline learned::Net read_net(const py::object& hidden, const py::object& control
           int32_t(integer(control, {"control"}, 1, learned::kMostControl))};
 }
 
-inline void read_traits(const py::object& row, size_t index, float* traits) {
+inline void read_traits(const py::object& row, size_t index, double* traits) {
   check_fields(row, {"traits", index}, learned::kTraits);
   for (int k = 0; k < learned::kTraits; ++k)
-    traits[k] = float(number(PyTuple_GET_ITEM(row.ptr(), k), {"traits", index}));
+    traits[k] = number(PyTuple_GET_ITEM(row.ptr(), k), {"traits", index});
 }
 
 inline LearnedGroup learned_group(StepArguments& arguments, const py::object& tuple, size_t index) {
@@ -51,6 +52,22 @@ inline LearnedGroup learned_group(StepArguments& arguments, const py::object& tu
   g.num_steps = read_num_steps(value(kLearnedNumSteps), where(kLearnedNumSteps));
   g.maximize = flag(value(kLearnedMaximize), where(kLearnedMaximize));
   return g;
+}
+
+// One for each group that a tensor belongs to.
+template <class Tensor>
+std::vector<LearnedGroup> learned_groups(StepArguments& arguments, const py::object& groups,
+                                         const std::vector<Tensor>& tensors) {
+  const py::sequence tuples = sequence(groups, "groups");
+  std::vector<LearnedGroup> parsed;
+  for (size_t i = 0; i < tuples.size(); ++i)
+    parsed.push_back(learned_group(arguments, py::object(tuples[i]), i));
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (size_t(tensors[i].group) >= parsed.size())
+      throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
+                            std::to_string(tensors[i].group) + "], but " +
+                            std::to_string(parsed.size()) + " groups were given");
+  return parsed;
 }
 
 // A Backend has: kDeviceType; `LearnedWorkspace`, made from the tensors once a plan;
@@ -106,14 +123,7 @@ class LearnedPlan : public StepPlan<LearnedTensor, typename Backend::LearnedWork
     std::vector<LearnedGroup> parsed;
     LearnedStep step{};
     this->template make_step<StepArguments>([&](StepArguments& arguments) {
-      const py::sequence tuples = sequence(groups, "groups");
-      for (size_t i = 0; i < tuples.size(); ++i)
-        parsed.push_back(learned_group(arguments, py::object(tuples[i]), i));
-      for (size_t i = 0; i < tensors_.size(); ++i)
-        if (size_t(tensors_[i].group) >= parsed.size())
-          throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
-                                std::to_string(tensors_[i].group) + "], but " +
-                                std::to_string(parsed.size()) + " groups were given");
+      parsed = learned_groups(arguments, groups, tensors_);
       step.net = read_net(hidden, control);
       step.thetas = arguments.numbers_f32(thetas, {"thetas"}, step.net.size());
       step.tensors = tensors_.data();
@@ -126,6 +136,78 @@ class LearnedPlan : public StepPlan<LearnedTensor, typename Backend::LearnedWork
       return [&step, place](Workspace& workspace) { Backend::learned(step, workspace, place); };
     });
   }
+};
+
+// As LearnedPlan, for the LSTM rule and float32 tensors; a Backend has `LstmWorkspace` and lstm().
+template <class Backend>
+class LstmPlan : public StepPlan<LstmTensor, typename Backend::LstmWorkspace> {
+  using Workspace = typename Backend::LstmWorkspace;
+  using Base = StepPlan<LstmTensor, Workspace>;
+  using Base::table_;
+  using Base::tensors_;
+
+ public:
+  LstmPlan(const py::object& params, const py::object& exp_avgs, const py::object& exp_avg_sqs,
+           const py::object& hidden, const py::object& cells, const py::object& steps,
+           const py::object& groups, const py::object& width)
+      : Base(Backend::kDeviceType), width_(integer(width, {"width"}, 1, lstm::kMostHidden)) {
+    table_.add("params", params);
+    table_.add("exp_avgs", exp_avgs);
+    table_.add("exp_avg_sqs", exp_avg_sqs);
+    table_.add_multiples("hidden", hidden, width_);
+    table_.add_multiples("cells", cells, width_);
+    table_.add_scalars("steps", steps);
+    table_.check_disjoint();
+    const py::sequence group_list = table_.beside(groups, "groups");
+    for (size_t i = 0; i < table_.rows(); ++i) {
+      if (table_.dtype(i) != DType::f32)
+        throw py::type_error(Where{"params", i}.str() + " must be float32, not " +
+                             name_of(table_.dtype(i)));
+      LstmTensor t{};
+      t.w = table_.cell(0, i);
+      t.m = table_.cell(1, i);
+      t.v = table_.cell(2, i);
+      t.hidden = table_.cell(3, i);
+      t.cell = table_.cell(4, i);
+      t.step = static_cast<float*>(table_.cell(5, i));
+      t.numel = table_.numel(i);
+      t.dtype = DType::f32;
+      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
+      tensors_.push_back(t);
+    }
+    table_.check_unchanged();
+    this->make_workspace();
+  }
+
+  void watch(const py::object& param_groups, const py::object& state) {
+    this->watch_states(param_groups, state, {"exp_avg", "exp_avg_sq", "hidden", "cell", "step"});
+  }
+
+  void step(const py::object& groups, const py::object& theta, const py::object& features,
+            const py::object& nominal, const py::object& scale, const py::object& grad_scale,
+            const py::object& found_inf, const py::object& where) {
+    std::vector<LearnedGroup> parsed;
+    LstmStep step{};
+    this->template make_step<StepArguments>([&](StepArguments& arguments) {
+      parsed = learned_groups(arguments, groups, tensors_);
+      step.net.features = lstm::Features(integer(features, {"features"}, 0, 2));
+      step.net.hidden = int32_t(width_);
+      step.net.nominal = flag(nominal, {"nominal"});
+      step.net.scale = number(scale, {"scale"});
+      step.theta = arguments.numbers_f32(theta, {"theta"}, step.net.size());
+      step.tensors = tensors_.data();
+      step.tensor_count = tensors_.size();
+      step.groups = parsed.data();
+      step.group_count = parsed.size();
+      step.loss_scale = arguments.optional_f32(grad_scale, {"grad_scale"});
+      step.found_inf = arguments.optional_f32(found_inf, {"found_inf"});
+      const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
+      return [&step, place](Workspace& workspace) { Backend::lstm(step, workspace, place); };
+    });
+  }
+
+ private:
+  int64_t width_;
 };
 
 // One step of K students of one shape, each by weights of its own, float32. `points` and `grads`
@@ -216,6 +298,17 @@ void bind_learned(py::module_& m) {
            py::arg("control"), py::arg("grad_scale"), py::arg("found_inf"), py::arg("where"),
            "One step; `where` is threads or the stream.");
   bind_plan<Plan>(plan);
+  using Lstm = LstmPlan<Backend>;
+  py::class_<Lstm> lstm(m, "LstmPlan", py::module_local(),
+                        "The tensors of an LSTM rule's step, checked once and watched after.");
+  lstm.def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
+                    const py::object&, const py::object&, const py::object&, const py::object&>(),
+           py::arg("params"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"), py::arg("hidden"),
+           py::arg("cells"), py::arg("steps"), py::arg("groups"), py::arg("width"))
+      .def("step", &Lstm::step, py::arg("groups"), py::arg("theta"), py::arg("features"),
+           py::arg("nominal"), py::arg("scale"), py::arg("grad_scale"), py::arg("found_inf"),
+           py::arg("where"), "One step; `where` is threads or the stream.");
+  bind_plan<Lstm>(lstm);
   m.def("learned_students", &learned_students<Backend>, py::arg("points"), py::arg("grads"),
         py::arg("exp_avgs"), py::arg("exp_avgs_slow"), py::arg("exp_avg_sqs"), py::arg("stats"),
         py::arg("steps"), py::arg("sizes"), py::arg("traits"), py::arg("thetas"), py::arg("hidden"),

@@ -17,7 +17,7 @@ struct LearnedTensor {
   int64_t students, stride, state_stride;  // from one to the next: of w and g, of the moments
   DType dtype;
   int32_t group;
-  float traits[learned::kTraits];
+  double traits[learned::kTraits];
 };
 
 struct LearnedGroup {

@@ -27,9 +27,10 @@ bool is_dense(const TensorView& v) {
 // Whether these are `length` numbers, row-major and without gaps.
 bool is_vector(const TensorView& v, int64_t length) {
   int64_t numel = 1;
+  bool gaps = false;
   for (int32_t d = v.ndim - 1; d >= 0; numel *= v.shape[d--])
-    if (v.strides && v.shape[d] != 1 && v.strides[d] != numel) return false;
-  return numel == length;
+    gaps |= v.strides && v.shape[d] != 1 && v.strides[d] != numel;
+  return numel == length && (!gaps || !numel);
 }
 
 std::string list_of(const int64_t* x, int32_t n) {
@@ -77,7 +78,7 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
   const bool first = columns_.empty();
   const py::sequence tensors = first ? sequence(list, name) : beside(list, name);
   const size_t n = tensors.size();
-  Column column{name, 0, false, {}};
+  Column column{name, 0, 0, false, {}};
   for (size_t i = 0; i < n; ++i) {
     const Where where{name, i};
     py::object o = tensors[i];
@@ -124,20 +125,21 @@ void TensorTable::add(const char* name, const py::object& list, bool optional) {
   columns_.push_back(std::move(column));
 }
 
-void TensorTable::add_vectors(const char* name, const py::object& list, int64_t length,
-                              bool as_row) {
+void TensorTable::add_numbers(Column column, const py::object& list) {
+  const char* const name = column.name;
   const py::sequence tensors = beside(list, name);
-  Column column{name, length, as_row, std::vector<Cell>(rows_.size())};
+  column.cells.resize(rows_.size());
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Where where{name, i};
     py::object o = tensors[i];
     const TensorView v = reader().read(o.ptr(), where);
-    if (v.dtype != dtype(column, i) || !is_vector(v, length) || v.device_type != device_type_ ||
+    const int64_t wanted = length(column, i);
+    if (v.dtype != dtype(column, i) || !is_vector(v, wanted) || v.device_type != device_type_ ||
         v.device_id != device_id_)
       throw py::value_error(where.str() + " must be " +
-                            (length == 1 ? "one " : std::to_string(length) + " contiguous ") +
-                            name_of(dtype(column, i)) +
-                            " on the device of the parameters; it is " + describe(v));
+                            (wanted == 1 ? "one " : std::to_string(wanted) + " contiguous ") +
+                            name_of(dtype(column, i)) + " on the device of the parameters; it is " +
+                            describe(v));
     reader().refuse_neg(o.ptr(), where);
     column.cells[i] = {std::move(o), v.data};
   }
@@ -164,8 +166,7 @@ void TensorTable::take_handles(Column& column) {
 void TensorTable::check_disjoint() {
   for (const Column& column : columns_)
     for (size_t r = 0; r < rows_.size(); ++r)
-      memory_.add(column.cells[r].data,
-                  (column.length ? column.length : rows_[r].numel) * size_of(dtype(column, r)),
+      memory_.add(column.cells[r].data, length(column, r) * size_of(dtype(column, r)),
                   {column.name, r});
   memory_.seal();
 }
@@ -205,7 +206,8 @@ bool TensorTable::unchanged(const Column& column, size_t r) const {
         v.dtype != dtype(column, r))
       return false;
   }
-  return column.length ? is_vector(v, column.length) : same_geometry(rows_[r], v);
+  return column.length || column.times ? is_vector(v, length(column, r))
+                                       : same_geometry(rows_[r], v);
 }
 
 bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool strict) {

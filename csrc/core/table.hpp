@@ -23,7 +23,13 @@ class TensorTable {
   // Adds a column of float32 tensors of one element (step counts).
   void add_scalars(const char* name, const py::object& list) { add_vectors(name, list, 1, false); }
   // Adds a column of `length` numbers without gaps a row, float32 or of the row's dtype.
-  void add_vectors(const char* name, const py::object& list, int64_t length, bool as_row);
+  void add_vectors(const char* name, const py::object& list, int64_t length, bool as_row) {
+    add_numbers({name, length, 0, as_row, {}}, list);
+  }
+  // Adds a column of `times` as many numbers without gaps as the row has, of its dtype.
+  void add_multiples(const char* name, const py::object& list, int64_t times) {
+    add_numbers({name, 0, times, true, {}}, list);
+  }
   // A list that goes along with the rows: throws unless it has an entry for each.
   py::sequence beside(const py::object& list, const char* name) const;
   // Throws when two cells share memory: a parallel step would race.
@@ -62,8 +68,8 @@ class TensorTable {
   };
   struct Column {
     const char* name;
-    int64_t length;  // of vectors; 0 where each is like its row
-    bool as_row;     // vectors have the row's dtype
+    int64_t length, times;  // of vectors, or of multiples of a row; both 0 where each is like it
+    bool as_row;            // they have the row's dtype
     std::vector<Cell> cells;
   };
   struct Row {
@@ -77,6 +83,10 @@ class TensorTable {
   DType dtype(const Column& column, size_t row) const {
     return column.length && !column.as_row ? DType::f32 : rows_[row].dtype;
   }
+  int64_t length(const Column& column, size_t row) const {
+    return column.length ? column.length : (column.times ? column.times : 1) * rows_[row].numel;
+  }
+  void add_numbers(Column column, const py::object& list);
   static void take_handles(Column& column);
   bool unchanged(const Column& column, size_t r) const;
 

@@ -177,7 +177,7 @@ UNSTUCK_INLINE Coefs<R> narrowed(const Coefs<double>& c) {
   Coefs<R> to;
   to.grad_scale = R(c.grad_scale);
   to.step = R(c.step);
-  to.keep = R(c.keep);
+  to.decay = R(c.decay);
   to.scale = R(c.scale);
   to.m_free = R(c.m_free);
   to.slow_free = R(c.slow_free);

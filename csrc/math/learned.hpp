@@ -7,7 +7,7 @@
 //   directions  D = sqrt(v^) + eps,  a = m^/D,  x = cut(g/D),  b = s^/D,  q = cut(w / rms(w))
 //   inputs      |a|, |x|, |b|, a x, a b, |q|, x q, each cut
 //   mixture     c = W2 relu(W1 inputs + bias) + mix_bias,  u = scale (a + sum c_k direction_k)
-//   parameter   w <- (1 - rate lr weight_decay) w - rate lr u
+//   parameter   w <- w - rate lr u - rate lr weight_decay w
 //
 // V is a number or a vector of them, S the number.
 #pragma once
@@ -45,7 +45,7 @@ struct Net {
 // One tensor's numbers at one step.
 template <class S>
 struct Coefs {
-  S grad_scale, step, keep, scale;
+  S grad_scale, step, decay, scale;
   S m_free, slow_free, v_free;  // 1 / (1 - beta^t)
   S per_rms;
   S mix_bias[kDirections];
@@ -56,7 +56,7 @@ struct Coefs {
 // Sums over a tensor's coordinates, for its statistics; y is m / D before the step.
 template <class V>
 struct Sums {
-  V xy, xx, yy, aa, uu, ww;
+  V xy, xx, yy, aa, uu, ww;  // ww: before the decay
 };
 constexpr int kSums = 6;
 
@@ -121,14 +121,15 @@ UNSTUCK_HD void move_parameter(V& w, const Moved<V>& now, const Coefs<S>& c, con
     c3 += mix[3 * n] * h;
   }
   const V u = c.scale * (a + (c0 * a + c1 * x + c2 * b + c3 * q));
-  w = w * c.keep - c.step * u;
+  const V to = w - c.step * u;
+  w = to - c.decay * w;
   const V y = now.before * now.per_d;
   sums.xy += x * y;
   sums.xx += x * x;
   sums.yy += y * y;
   sums.aa += a * a;
   sums.uu += u * u;
-  sums.ww += w * w;
+  sums.ww += to * to;
 }
 
 // tanh(log x), from -1 at 0 to 1.
@@ -139,7 +140,7 @@ UNSTUCK_HD double within(double x, double bound) {
 
 // What the tensor network sees: the count of this step, the progress (`num_steps` 0: unknown), the
 // tensor's traits and statistics.
-UNSTUCK_HD double control_input(int i, double t, double num_steps, const float* traits,
+UNSTUCK_HD double control_input(int i, double t, double num_steps, const double* traits,
                                 const double* stats) {
   constexpr double times[kTimes] = {3, 10, 30, 100, 300, 1000, 3000};
   if (i < kTimes) return bend(t / times[i]);
@@ -185,7 +186,7 @@ UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weig
                           bool maximize, double loss_scale, double rms) {
   c.grad_scale = S((maximize ? -1.0 : 1.0) / loss_scale);
   c.step = S(kRate * lr);
-  c.keep = S(1 - kRate * lr * weight_decay);
+  c.decay = S(kRate * lr * weight_decay);
   c.m_free = S(1 / (1 - pow(kBeta, t)));
   c.slow_free = S(1 / (1 - pow(kSlowBeta, t)));
   c.v_free = S(1 / (1 - pow(kSqBeta, t)));
@@ -193,8 +194,19 @@ UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weig
   c.hidden = net.hidden;
 }
 
-// The statistics after a step, from its sums over n coordinates.
+// Whether a number is finite, told from its bits: compilers may take it for granted.
+UNSTUCK_HD bool has_finite_bits(double x) {
+  uint64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return (bits >> 52 & 0x7ff) != 0x7ff;
+}
+
+// The statistics after a step, from its sums over n coordinates. A coordinate that is not finite
+// any more shall not take the others with it: statistics stay as they were.
 UNSTUCK_HD void update_stats(double* stats, const Sums<double>& sums, double n) {
+  if (!has_finite_bits(sums.xy) || !has_finite_bits(sums.xx) || !has_finite_bits(sums.yy) ||
+      !has_finite_bits(sums.aa) || !has_finite_bits(sums.uu) || !has_finite_bits(sums.ww))
+    return;
   const double both = square_root(sums.xx) * square_root(sums.yy);
   const double cosine = both > 0 ? sums.xy / both : 0;
   n = n > 1 ? n : 1;

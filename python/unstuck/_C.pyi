@@ -97,6 +97,52 @@ class LearnedPlan:
     def workspace_size(self) -> int:
         """float64 numbers that set_workspace() needs."""
 
+class LstmPlan:
+    """The tensors of an LSTM rule's step, checked once and watched after."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        hidden: Sequence[Tensor],
+        cells: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        groups: Sequence[int],
+        width: int,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def launches(self) -> int:
+        """Parallel regions or kernel launches that a step makes."""
+
+    def ready(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
+        """Whether the plan still describes the optimizer; reads the gradients."""
+
+    def set_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Take these gradients; ValueError names the one that does not fit."""
+
+    def set_workspace(self, workspace: Tensor) -> None:
+        """Lend zeroed scratch memory on the device, once."""
+
+    def step(
+        self,
+        groups: Sequence[Row],
+        theta: Tensor,
+        features: int,
+        nominal: bool,
+        scale: float,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        where: int,
+    ) -> None:
+        """One step; `where` is threads or the stream."""
+
+    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
+        """Remember the optimizer that the tensors came from, for ready()."""
+
+    def workspace_size(self) -> int:
+        """float64 numbers that set_workspace() needs."""
+
 def learned_students(
     points: Tensor,
     grads: Tensor,

@@ -12,6 +12,12 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return torch.nn.functional.linear(x, layer.weight.to(x.dtype), bias)
 
 
+def by_row(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Return the same as :func:`linear`, each row rounded as if it were alone."""
+    y = (x[..., None, :] * layer.weight.to(x.dtype)).sum(-1)
+    return y + layer.bias.to(x.dtype)
+
+
 def normalized(x: Tensor) -> Tensor:
     """Return ``x [..., width]`` with mean 0 and variance 1 along its last axis."""
     x = x - x.mean(-1, keepdim=True)

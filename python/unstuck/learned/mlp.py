@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
-from unstuck.learned._layers import linear
+from unstuck.learned._layers import by_row
 from unstuck.learned._moments import EPS, bend, free, root, widened
 from unstuck.learned.rule import State, UpdateRule
 
@@ -170,7 +170,7 @@ class MLP(UpdateRule):
             xx / (1 + xx),
             torch.log(uu + 1e-6) / 8,
         ]
-        out = linear(self.control_out, torch.tanh(linear(self.control_in, torch.stack(z, 1))))
+        out = by_row(self.control_out, torch.tanh(by_row(self.control_in, torch.stack(z, 1))))
         return list(out.unbind(0))
 
     def _tensor(
@@ -249,9 +249,10 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
     cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
     _, cos_fast, cos_slow, was_aa, was_xx, was_uu = widened(stats).unbind(0)
     quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
+    ww = widened(w).square().sum()
     new = torch.stack(
         [
-            root(widened(w).square().sum() / n),
+            root(ww / n),
             cos_fast + quick * (cosine - cos_fast),
             cos_slow + slow * (cosine - cos_slow),
             was_aa + quick * (aa / n - was_aa),
@@ -259,7 +260,9 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
             was_uu + quick * (uu / n - was_uu),
         ]
     )
-    return new.to(stats.dtype)
+    # A coordinate that is not finite any more shall not take the others with it.
+    spoiled = ~(torch.isfinite(new).all() & torch.isfinite(ww))
+    return torch.where(spoiled, stats, new.to(stats.dtype))
 
 
 def _cut(x: Tensor) -> Tensor:

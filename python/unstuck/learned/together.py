@@ -95,7 +95,7 @@ def step_students_(
 
     with torch.no_grad():
         moved, after = torch.vmap(one)(thetas, split(points), split(gradients), state)
-        points.copy_(torch.cat([x.flatten(1) for x in moved], 1))
+        points.copy_(torch.cat([x.reshape(len(x), -1) for x in moved], 1))
         for key, column in after.items():
             for x, y in zip(state[key], column, strict=True):
                 x.copy_(y)

@@ -14,13 +14,24 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _native
-from unstuck.ops._blend_now import native_ready
 
-__all__ = ["KERNELS", "Group", "Net", "Plan", "native_ready", "plan_for", "run", "students_step"]
+__all__ = [
+    "Group",
+    "LstmNet",
+    "Net",
+    "Plan",
+    "lstm_plan_for",
+    "lstm_ready",
+    "native_ready",
+    "plan_for",
+    "run",
+    "students_step",
+    "why_not",
+]
 
-Plan = Any  # unstuck._C.LearnedPlan or unstuck._cuda.LearnedPlan
-KERNELS = frozenset({"mlp"})  # names of rules
+Plan = Any  # LearnedPlan or LstmPlan of unstuck._C or unstuck._cuda
 STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "stats", "step")
+LSTM_STATE = ("exp_avg", "exp_avg_sq", "hidden", "cell", "step")
 Traits = tuple[float, ...]
 
 
@@ -43,6 +54,72 @@ class Net(NamedTuple):
     theta: Tensor
     hidden: int
     control: int
+
+
+class LstmNet(NamedTuple):
+    """The weights of an LSTM rule, as :class:`Net`, and what it is made of.
+
+    `features` is 0, 1 or 2 for ``"gradient"``, ``"log"`` and ``"rich"``.
+    """
+
+    theta: Tensor
+    features: int
+    nominal: bool
+    scale: float
+
+
+def native_ready(device: torch.device) -> bool:
+    """Whether there is a native step of the MLP rule for `device`."""
+    return hasattr(_native.module_for(device), "LearnedPlan")
+
+
+def _module(device: torch.device, name: str) -> Any:
+    """Return the native module that has `name` for a device, or raise."""
+    module = _native.module_for(device)
+    if not hasattr(module, name):
+        raise RuntimeError(why_not(device))
+    return module
+
+
+def why_not(device: torch.device) -> str:
+    """Say why there is no native step for `device`."""
+    if _native.module_for(device) is None:
+        return _native.missing_for(device)
+    return f"learned rules have no kernels for {device.type} devices"
+
+
+def lstm_ready(device: torch.device) -> bool:
+    """Whether there is a native step of the LSTM rule for `device`."""
+    return hasattr(_native.module_for(device), "LstmPlan")
+
+
+def lstm_plan_for(
+    device: torch.device,
+    params: list[Tensor],
+    state: Mapping[str, list[Tensor]],
+    groups: list[int],
+    width: int,
+) -> Plan:
+    """Check the tensors of an LSTM rule's step once and return the native plan that steps them.
+
+    Parameters
+    ----------
+    device, params, groups
+        As for :func:`plan_for`; contiguous float32.
+    state : mapping of str to list of Tensor
+        ``exp_avg``, ``exp_avg_sq``: like the parameter. ``hidden``, ``cell``: ``[width, *shape]``.
+        ``step``: one float32.
+    width : int
+        Hidden units.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As :func:`plan_for`.
+    """
+    return _module(device, "LstmPlan").LstmPlan(
+        params, *(state[key] for key in LSTM_STATE), groups, width
+    )
 
 
 def plan_for(
@@ -79,10 +156,9 @@ def plan_for(
     RuntimeError
         When there is no native module for `device`.
     """
-    module = _native.module_for(device)
-    if module is None:
-        raise RuntimeError(_native.missing_for(device))
-    plan = module.LearnedPlan(params, *(state[key] for key in STATE), groups, traits)
+    plan = _module(device, "LearnedPlan").LearnedPlan(
+        params, *(state[key] for key in STATE), groups, traits
+    )
     if size := plan.workspace_size():
         plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
     return plan
@@ -92,7 +168,7 @@ def run(
     plan: Plan,
     device: torch.device,
     groups: Sequence[Group],
-    net: Net,
+    net: Net | LstmNet,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
@@ -139,9 +215,7 @@ def students_step(
     RuntimeError
         When there is no native module for the device.
     """
-    module = _native.module_for(points.device)
-    if module is None:
-        raise RuntimeError(_native.missing_for(points.device))
+    module = _module(points.device, "learned_students")
     columns = [state[key] for key in STATE]
     on_cpu = points.device.type == "cpu"
     with nullcontext() if on_cpu else torch.cuda.device(points.device):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unstuck.ops import _native, learned
+from unstuck.ops import learned
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
 
@@ -45,7 +45,7 @@ def check_parameters(group: dict[str, Any]) -> None:
             )
         if group["fused"] and not p.is_meta and not learned.native_ready(p.device):
             raise RuntimeError(
-                f"fused=True, but {_native.missing_for(p.device)}; run `python -m unstuck` for the "
+                f"fused=True, but {learned.why_not(p.device)}; run `python -m unstuck` for the "
                 "remedy, or leave fused unset"
             )
         if group["capturable"] and p.device.type == "cpu":

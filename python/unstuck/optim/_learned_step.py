@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unstuck.learned import MLP, State, UpdateRule
-from unstuck.learned.mlp import shape_inputs
+from unstuck.learned import State, UpdateRule
 from unstuck.ops import _native, learned
 from unstuck.optim import _layout as layout
+from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _moments as moments
 
 if TYPE_CHECKING:
@@ -32,33 +32,6 @@ class Kept:
         self.plan = plan
         self.device = rows[0].p.device
         self.params = [row.p for row in rows]
-
-
-class Weights:
-    """The meta-parameters of a rule as a kernel takes them, renewed when they have changed."""
-
-    def __init__(self, rule: UpdateRule) -> None:
-        self._rule = rule
-        self._nets: dict[torch.device, learned.Net] = {}
-        self._seen: list[tuple[int, int]] = []
-
-    def on(self, device: torch.device) -> learned.Net:
-        """Return them on a device."""
-        rule = self._rule
-        assert isinstance(rule, MLP)
-        params = list(rule.parameters())
-        seen = [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in params]
-        if seen != self._seen:
-            self._nets, self._seen = {}, seen
-        if device not in self._nets:
-            flat = [p.detach().to(device, torch.float32).reshape(-1) for p in params]
-            self._nets[device] = learned.Net(torch.cat(flat), rule.hidden, rule.control)
-        return self._nets[device]
-
-
-def has_kernel(rule: UpdateRule) -> bool:
-    """Whether there is a native step for this rule."""
-    return type(rule).name in learned.KERNELS
 
 
 def collect(optimizer: Learned) -> list[Row]:
@@ -90,7 +63,7 @@ def step(optimizer: Learned) -> None:
             return
         kept = None if plain else _keep(optimizer, rows)
     if kept is None:
-        native = not plain and has_kernel(optimizer.rule)
+        native = not plain and kernels.has_kernel(optimizer.rule)
         _step_slowly(optimizer, rows, grad_scale, native=native)
     else:
         groups = [settings(group) for group in optimizer.param_groups]
@@ -110,13 +83,15 @@ def _keep(optimizer: Learned, rows: list[Row]) -> Kept | None:
     device = rows[0].p.device
     if any(row.p.device != device or not layout.is_plain(row.p) for row in rows):
         return None
-    if not has_kernel(optimizer.rule) or not learned.native_ready(device):
+    if not kernels.ready(optimizer.rule, [row.p for row in rows]):
         return None
     known = set(optimizer.state)
     try:
         states = [_state(optimizer, row.p) for row in rows]
-        columns = {key: [s[key] for s in states] for key in learned.STATE}
-        plan = _plan(device, [row.p for row in rows], columns, [row.group for row in rows])
+        keys = (*optimizer.rule.like, *optimizer.rule.beside, "step")
+        state = {key: [s[key] for s in states] for key in keys}
+        params, groups = [row.p for row in rows], [row.group for row in rows]
+        plan = kernels.plan(optimizer.rule, device, params, state, groups)
     except Exception:
         for p in [p for p in optimizer.state if p not in known]:
             del optimizer.state[p]
@@ -126,13 +101,6 @@ def _keep(optimizer: Learned, rows: list[Row]) -> Kept | None:
         return None  # a gradient of another layout
     optimizer._plan = Kept(plan, rows)
     return optimizer._plan
-
-
-def _plan(
-    device: torch.device, params: list[Tensor], state: State, groups: list[int]
-) -> learned.Plan:
-    traits = [shape_inputs(p.shape) for p in params]
-    return learned.plan_for(device, params, state, groups, traits)
 
 
 def _state(optimizer: Learned, p: Tensor) -> dict[str, Any]:
@@ -179,23 +147,31 @@ def _step_slowly(
                 state[key].append(x)
             for key in (*rule.beside, "step"):
                 state[key].append(kept[key])
-        if native and learned.native_ready(device):
-            plan = _plan(device, params, state, [0] * len(params))
+        if native and kernels.ready(rule, params):
+            plan = kernels.plan(rule, device, params, state, [0] * len(params))
             plan.set_gradients(grads)
             net = optimizer._weights.on(device)
             learned.run(plan, device, [settings(group)], net, grad_scale, None)
             for home, written in copies:
                 home.copy_(written)
             continue
-        if native:
+        if native and _native.module_for(device) is None:
             _native.warn_fallback(device)
         if grad_scale is not None:
             grads = [g / grad_scale.to(device) for g in grads]
         if group["maximize"]:
             grads = [-g for g in grads]
-        lr = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
-        new, after = rule.to(device)(params, grads, state, lr=lr, num_steps=group["num_steps"])
-        _write(params, _decayed(rule, params, new, lr, group["weight_decay"]))
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            lr = lr.to(device).reshape(())
+        before = params, grads, state
+        if d["differentiable"]:  # what is written below is not what autograd has kept
+            copies_of = {key: [x.clone() for x in column] for key, column in state.items()}
+            before = [x.clone() for x in params], [g.clone() for g in grads], copies_of
+        theta = {key: p.to(device) for key, p in rule.named_parameters()}
+        options = {"lr": lr, "num_steps": group["num_steps"]}
+        new, after = torch.func.functional_call(rule, theta, before, options)
+        _write(params, _decayed(rule, before[0], new, lr, group["weight_decay"]))
         for key, column in after.items():
             _write(state[key], column)
         for home, written in copies:

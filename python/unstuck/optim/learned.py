@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from unstuck.learned import MLP, UpdateRule, load
 from unstuck.optim import _learned_groups as groups
+from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _learned_step as steps
 
 __all__ = ["Learned"]
@@ -30,8 +31,8 @@ class Learned(Optimizer):
     where :math:`\lambda` is `weight_decay`. A rule that was never trained makes this
     ``torch.optim.Adam(lr=1e-3 * lr)``, or ``AdamW``.
 
-    The MLP rule steps natively, in one pass over memory; other rules, and what the kernel does not
-    take, go through the rule's torch form, with the same result.
+    The MLP rule steps natively, in one pass over memory, and so does the LSTM rule where parameters
+    are contiguous and float32; all else goes through the rule's torch form, with the same result.
 
     Parameters
     ----------
@@ -104,13 +105,13 @@ class Learned(Optimizer):
         if differentiable and fused:
             raise ValueError("differentiable=True needs the torch form: leave fused unset")
         self.rule = MLP() if rule is None else rule
-        if fused and not steps.has_kernel(self.rule):
+        if fused and not kernels.has_kernel(self.rule):
             raise ValueError(
                 f"fused=True, but there is no native step for {type(self.rule).__name__} with "
                 f"{self.rule.config()}: leave fused unset"
             )
         self._plan: steps.Kept | None = None
-        self._weights = steps.Weights(self.rule)
+        self._weights = kernels.Weights(self.rule)
         defaults = dict(
             lr=lr,
             weight_decay=weight_decay,
@@ -171,7 +172,7 @@ class Learned(Optimizer):
         for group in state["param_groups"]:
             groups.adopt(group, defaults)
         self._plan = None
-        self._weights = steps.Weights(state.get("rule") or self.rule)
+        self._weights = kernels.Weights(state.get("rule") or self.rule)
         super().__setstate__(state)
         self._step_supports_amp_scaling = True
 

@@ -1,0 +1,63 @@
+"""The native steps of learned rules: which rules have one, and what it is told of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unstuck.learned import LSTM, MLP, State, UpdateRule
+from unstuck.learned.lstm import FEATURES
+from unstuck.learned.mlp import shape_inputs
+from unstuck.ops import learned
+
+
+def has_kernel(rule: UpdateRule) -> bool:
+    """Whether there is a native step for this rule."""
+    return type(rule) in (MLP, LSTM)
+
+
+def ready(rule: UpdateRule, params: list[Tensor]) -> bool:
+    """Whether the rule's native step takes these tensors, all on one device."""
+    if type(rule) is MLP:
+        return learned.native_ready(params[0].device)
+    if type(rule) is LSTM:
+        fits = all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
+        return fits and learned.lstm_ready(params[0].device)
+    return False
+
+
+def plan(
+    rule: UpdateRule, device: torch.device, params: list[Tensor], state: State, groups: list[int]
+) -> learned.Plan:
+    """Return a native plan of these tensors."""
+    if isinstance(rule, LSTM):
+        return learned.lstm_plan_for(device, params, state, groups, rule.hidden)
+    return learned.plan_for(device, params, state, groups, [shape_inputs(p.shape) for p in params])
+
+
+class Weights:
+    """The meta-parameters of a rule as a kernel takes them, renewed when they have changed."""
+
+    def __init__(self, rule: UpdateRule) -> None:
+        self._rule = rule
+        self._thetas: dict[torch.device, Tensor] = {}
+        self._seen: list[tuple[int, int]] = []
+
+    def on(self, device: torch.device) -> learned.Net | learned.LstmNet:
+        """Return them on a device."""
+        rule, theta = self._rule, self._theta(device)
+        if isinstance(rule, LSTM):
+            kind = list(FEATURES).index(rule.features)
+            return learned.LstmNet(theta, kind, rule.nominal, rule.scale)
+        assert isinstance(rule, MLP)
+        return learned.Net(theta, rule.hidden, rule.control)
+
+    def _theta(self, device: torch.device) -> Tensor:
+        params = list(self._rule.parameters())
+        seen = [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in params]
+        if seen != self._seen:
+            self._thetas, self._seen = {}, seen
+        if device not in self._thetas:
+            flat = [p.detach().to(device, torch.float32).reshape(-1) for p in params]
+            self._thetas[device] = torch.cat(flat)
+        return self._thetas[device]

@@ -35,7 +35,10 @@ def stub_members(nodes):
         if isinstance(node, ast.FunctionDef):
             members[node.name] = arguments(node)
         elif isinstance(node, ast.ClassDef):
+            shared = [members[base.id] for base in node.bases if base.id.startswith("_")]
             members[node.name] = stub_members(node.body)
+            for more in shared:  # what a class of the stub alone says for several
+                members[node.name] |= more
         elif isinstance(node, ast.AnnAssign):
             members[node.target.id] = None
         elif isinstance(node, ast.ImportFrom) and node.module == "unstuck._C":
@@ -45,7 +48,8 @@ def stub_members(nodes):
 
 
 def stub(name):
-    return stub_members(ast.parse((FOLDER / f"{name}.pyi").read_text()).body)
+    members = stub_members(ast.parse((FOLDER / f"{name}.pyi").read_text()).body)
+    return {k: v for k, v in members.items() if k.startswith("__") or not k.startswith("_")}
 
 
 def native_members(holder):

@@ -10,17 +10,9 @@ Row = tuple[Any, ...]
 
 __version__: str
 
-class AdamPlan:
-    """The tensors of an Adam step, checked once and watched between steps."""
+class _Plan:
+    """What the plans of optimizer steps share; the module has no such class."""
 
-    def __init__(
-        self,
-        params: Sequence[Tensor],
-        exp_avgs: Sequence[Tensor],
-        exp_avg_sqs: Sequence[Tensor],
-        steps: Sequence[Tensor],
-        groups: Sequence[int],
-    ) -> None: ...
     def __len__(self) -> int: ...
     def launches(self) -> int:
         """Parallel regions or kernel launches that a step makes."""
@@ -34,6 +26,23 @@ class AdamPlan:
     def set_workspace(self, workspace: Tensor) -> None:
         """Lend zeroed scratch memory on the device, once."""
 
+    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
+        """Remember the optimizer that the tensors came from, for ready()."""
+
+    def workspace_size(self) -> int:
+        """float64 numbers that set_workspace() needs."""
+
+class AdamPlan(_Plan):
+    """The tensors of an Adam step, checked once and watched between steps."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        groups: Sequence[int],
+    ) -> None: ...
     def step(
         self,
         groups: Sequence[Row],
@@ -46,13 +55,7 @@ class AdamPlan:
     ) -> None:
         """One step; `where` is threads or the stream."""
 
-    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
-        """Remember the optimizer that the tensors came from, for ready()."""
-
-    def workspace_size(self) -> int:
-        """float64 numbers that set_workspace() needs."""
-
-class LearnedPlan:
+class LearnedPlan(_Plan):
     """The tensors of a learned rule's step, checked once and watched after."""
 
     def __init__(
@@ -66,19 +69,6 @@ class LearnedPlan:
         groups: Sequence[int],
         traits: Sequence[tuple[float, ...]],
     ) -> None: ...
-    def __len__(self) -> int: ...
-    def launches(self) -> int:
-        """Parallel regions or kernel launches that a step makes."""
-
-    def ready(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
-        """Whether the plan still describes the optimizer; reads the gradients."""
-
-    def set_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Take these gradients; ValueError names the one that does not fit."""
-
-    def set_workspace(self, workspace: Tensor) -> None:
-        """Lend zeroed scratch memory on the device, once."""
-
     def step(
         self,
         groups: Sequence[Row],
@@ -91,13 +81,7 @@ class LearnedPlan:
     ) -> None:
         """One step; `where` is threads or the stream."""
 
-    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
-        """Remember the optimizer that the tensors came from, for ready()."""
-
-    def workspace_size(self) -> int:
-        """float64 numbers that set_workspace() needs."""
-
-class LstmPlan:
+class LstmPlan(_Plan):
     """The tensors of an LSTM rule's step, checked once and watched after."""
 
     def __init__(
@@ -111,19 +95,6 @@ class LstmPlan:
         groups: Sequence[int],
         width: int,
     ) -> None: ...
-    def __len__(self) -> int: ...
-    def launches(self) -> int:
-        """Parallel regions or kernel launches that a step makes."""
-
-    def ready(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
-        """Whether the plan still describes the optimizer; reads the gradients."""
-
-    def set_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Take these gradients; ValueError names the one that does not fit."""
-
-    def set_workspace(self, workspace: Tensor) -> None:
-        """Lend zeroed scratch memory on the device, once."""
-
     def step(
         self,
         groups: Sequence[Row],
@@ -136,12 +107,6 @@ class LstmPlan:
         where: int,
     ) -> None:
         """One step; `where` is threads or the stream."""
-
-    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
-        """Remember the optimizer that the tensors came from, for ready()."""
-
-    def workspace_size(self) -> int:
-        """float64 numbers that set_workspace() needs."""
 
 def learned_students(
     points: Tensor,
@@ -190,7 +155,7 @@ class AttentionPlan(CandidatePlan):
     def workspace_size(self, count: int, antithetic: bool, data: Row | None = None) -> int:
         """float64 numbers that set_workspace() needs for steps with this many candidates."""
 
-class BlendPlan:
+class BlendPlan(_Plan):
     """The tensors of a blend step, checked once and watched between steps."""
 
     def __init__(
@@ -205,21 +170,8 @@ class BlendPlan:
         units: Sequence[int],
         had_previous: Sequence[bool],
     ) -> None: ...
-    def __len__(self) -> int: ...
     def hypergradient(self, groups: Sequence[Row], finish: bool, where: int) -> None:
         """Sums of another batch's gradients against the last update."""
-
-    def launches(self) -> int:
-        """Parallel regions or kernel launches that a step makes."""
-
-    def ready(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
-        """Whether the plan still describes the optimizer; reads the gradients."""
-
-    def set_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Take these gradients; ValueError names the one that does not fit."""
-
-    def set_workspace(self, workspace: Tensor) -> None:
-        """Lend zeroed scratch memory on the device, once."""
 
     def step(
         self,
@@ -230,12 +182,6 @@ class BlendPlan:
         where: int,
     ) -> None:
         """One step; `where` is threads or the stream."""
-
-    def watch(self, param_groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
-        """Remember the optimizer that the tensors came from, for ready()."""
-
-    def workspace_size(self) -> int:
-        """float64 numbers that set_workspace() needs."""
 
 class CandidatePlan:
     """Candidates of one objective: evaluated and weighed without being stored."""

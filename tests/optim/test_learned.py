@@ -15,6 +15,9 @@ from unstuck.optim import Learned
 from .registry import trained
 from .runs import assert_changed, assert_same, backward, make_params, snapshot, train
 
+# said once where there is no compiled module
+pytestmark = pytest.mark.filterwarnings("ignore:unstuck. .*plain torch operations are used")
+
 
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

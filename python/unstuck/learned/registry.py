@@ -24,7 +24,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def pretrained() -> list[str]:
-    """Return the names of the rules whose weights come with the package."""
+    """Return the names of the rules whose weights come with the package.
+
+    Examples
+    --------
+    >>> from unstuck.learned import load, pretrained
+    >>> rules = [load(name) for name in pretrained()]
+    """
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 

@@ -32,6 +32,11 @@ class UpdateRule(nn.Module, ABC):
 
     A class has a `name` and keyword arguments of plain numbers, texts and lists, which it hands to
     this class's constructor; these are what :meth:`save` writes beside the weights.
+
+    Parameters
+    ----------
+    config
+        Those arguments.
     """
 
     name: ClassVar[str]

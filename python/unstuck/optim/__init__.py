@@ -5,8 +5,8 @@ from unstuck.optim.alternating import Alternating
 from unstuck.optim.attention_restart import AttentionRestart
 from unstuck.optim.blend import DynamicBlend
 from unstuck.optim.gate import Gate
-from unstuck.optim.learning_rate_attention import LearningRateAttention
 from unstuck.optim.learned import Learned
+from unstuck.optim.learning_rate_attention import LearningRateAttention
 from unstuck.optim.reactive_escape import ReactiveEscape
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unstuck.optim._alme_polish import AGAIN, FIRST, LARGEST, SMALL
+from unstuck.optim._alme_polish import AGAIN, FIRST, LARGE, LARGEST, SMALL
 from unstuck.optim.alme import ALME
 
 from .polish_model import Model, X, Y, net
@@ -115,7 +115,7 @@ def test_what_excludes_it(options):
 
 def test_a_large_model_that_trains_well_is_left_to_adam_until_it_does_not():
     model = nn.Sequential(nn.Linear(4, 200), nn.Tanh(), nn.Linear(200, 1))
-    assert sum(p.numel() for p in model.parameters()) > SMALL
+    assert sum(p.numel() for p in model.parameters()) > LARGE
     for offset in (0.0, 100.0):  # beside which every fall looks slow
         run = Model(copy.deepcopy(model))
         losses = []
@@ -127,6 +127,23 @@ def test_a_large_model_that_trains_well_is_left_to_adam_until_it_does_not():
     run = Model(copy.deepcopy(model), lr=0.01)
     run.step(400)
     assert run.polishing
+
+
+def test_a_small_classifier_that_trains_well_is_left_to_adam():
+    torch.manual_seed(0)
+    model = nn.Linear(40, 10)
+    assert SMALL < sum(p.numel() for p in model.parameters()) < LARGE
+    labels = torch.arange(200) % 10
+    x = torch.randn(10, 40)[labels] + torch.randn(200, 40)
+    optimizer = ALME(model.parameters(), lr=0.01)
+    losses = [optimizer.step(lambda: F.cross_entropy(model(x), labels)) for _ in range(500)]
+    assert losses[-1] < 0.02 * losses[0]
+    assert optimizer._watch.search is None
+    optimizer = ALME(model.parameters(), lr=0.01)
+    random = torch.randint(0, 10, (200,))
+    for _ in range(500):  # soon as good as it gets
+        optimizer.step(lambda: F.cross_entropy(model(x), random))
+    assert optimizer._watch.search is not None
 
 
 def test_large_models_and_frozen_groups_are_left_alone():

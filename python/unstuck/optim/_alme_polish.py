@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 FIRST, LATER, RARER = 2, 1.5, 10  # step of the first test; factors to the next without and with one
-SMALL, CREEP = 1000, 2.0  # above so many parameters P, a loss that falls by 2 / P a step is slow
+SMALL, LARGE = 300, 1000  # parameters P: up to 300 any loss is slow, beyond 1000 see WHOLE
+CREEP, POWER = 2.0, 0.5  # a loss is slow that falls by less than 2 / P, and than as 1 / sqrt(t)
 WHOLE = 10  # what a large model has gained counts so often
 SMOOTH = (0.5, 1e-3)  # error of the fall that gradients foretell: of itself, and of the loss
 SOON, AGAIN = 10, 100  # evaluations after which it is tested whether the loss is still the same
@@ -107,7 +108,7 @@ def watch(optimizer: ALME, loss: Any) -> None:
             know.scales = []
         know.before, know.params = here, params
         return
-    if _is_smooth(before, here) and _is_slow(know.first_loss, before, here):
+    if _is_smooth(before, here) and _is_slow(know, before, here):
         know.next_test = RARER * know.steps
         know.seen, know.moving = here, optimizer._moving
         know.leave()
@@ -121,11 +122,15 @@ def _is_smooth(before: Place, here: Place) -> bool:
     return error <= SMOOTH[0] * abs(foretold) + SMOOTH[1] * abs(here.loss)
 
 
-def _is_slow(first: float, before: Place, here: Place) -> bool:
-    """Whether a large model stands still: beside its loss, and beside what it has gained."""
-    size = len(here.point)
-    gained = min(abs(here.loss), WHOLE * (first - here.loss))
-    return size <= SMALL or before.loss - here.loss <= CREEP / size * gained
+def _is_slow(know: Watch, before: Place, here: Place) -> bool:
+    """Whether a model that is not small gets on slowly: beside its loss, its gain, its course.
+
+    A loss that ends at 0 by a power of the steps t, as that of a classifier does, falls ever less
+    beside itself, but is no plateau: slow is what falls slower than ``t ** -POWER``.
+    """
+    size, fall, loss = len(here.point), before.loss - here.loss, abs(here.loss)
+    gained = loss if size <= LARGE else min(loss, WHOLE * (know.first_loss - here.loss))
+    return size <= SMALL or (fall <= CREEP / size * gained and fall <= POWER / know.steps * loss)
 
 
 def _can_search(optimizer: ALME, params: list[Tensor]) -> bool:

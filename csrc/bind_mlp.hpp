@@ -5,7 +5,10 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bind_data.hpp"
 #include "mlp_terms.hpp"
@@ -23,6 +26,20 @@ inline MlpLayer read_layer(const py::object& o, size_t index, int64_t dim) {
     throw py::value_error("layers[" + std::to_string(index) + "] goes beyond the vector of " +
                           std::to_string(dim) + " parameters");
   return l;
+}
+
+// A gradient's numbers are each written by one layer.
+inline void check_apart(const MlpData& net) {
+  std::vector<std::pair<int64_t, int64_t>> parts;
+  for (const MlpLayer& l : net.layers) {
+    parts.push_back({l.weight, l.weight + l.in * l.out});
+    if (l.bias >= 0) parts.push_back({l.bias, l.bias + l.out});
+  }
+  std::sort(parts.begin(), parts.end());
+  for (size_t i = 1; i < parts.size(); ++i)
+    if (parts[i].first < parts[i - 1].second)
+      throw py::value_error("layers share parameters, from " + std::to_string(parts[i].first) +
+                            " on");
 }
 
 inline MlpData read_mlp(Arrays& arrays, const py::object& net) {
@@ -44,6 +61,7 @@ inline MlpData read_mlp(Arrays& arrays, const py::object& net) {
                             std::to_string(data.layers[i].in) + " numbers, but gets " +
                             std::to_string(width));
   }
+  check_apart(data);
   data.y = data.loss == MlpLoss::cross_entropy
                ? arrays.read_int64(item(1), {"y"}, data.n)
                : arrays.read_numbers(item(1), {"y"}, data.n * data.outputs());

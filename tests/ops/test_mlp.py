@@ -179,6 +179,12 @@ def test_arguments_that_do_not_fit(backend):
         (net._replace(layers=(first, second._replace(bias=10**9))), ValueError, "does not fit"),
         (net._replace(layers=(first, second._replace(weight=-5))), ValueError, "does not fit"),
         (net._replace(dim=net.dim - 1), ValueError, "does not fit"),
+        (net._replace(layers=(first, second._replace(outputs=0))), ValueError, "does not fit"),
+        (
+            net._replace(layers=(first, second._replace(weight=first.bias))),
+            ValueError,
+            r"layers\[0\] and layers\[1\] share parameters",
+        ),
         (net._replace(y=net.y[1:]), ValueError, r"y must have the shape \[10\]"),
         (net._replace(y=net.y.double()), ValueError, "int64"),
     ]
@@ -199,6 +205,17 @@ def test_labels_that_do_not_exist_have_no_loss(native):
     net = build([5, 6, 3], 10)
     net.y[4] = 3
     assert mlp.losses(net, torch.randn(2, net.dim).double()).isnan().all()
+
+
+def test_layers_that_share_parameters_are_refused(native):
+    """The gradient of each would be written over that of the other."""
+    net = build([3, 3, 3], 5, loss="squared")
+    tied = [(3, 3, 0, bias, 0) for bias in (9, -1)]
+    points, losses = torch.randn(1, net.dim).double(), torch.empty(1).double()
+    for layers in (tied, [tied[0], (3, 3, 11, -1, 0)]):
+        data = (net.X, net.y, layers, LOSSES.index("squared"), 1.0, net.dim)
+        with pytest.raises(ValueError, match="layers share parameters"):
+            native.mlp_points(data, points, losses, torch.empty_like(points), 1)
 
 
 # ---------------------------------------------------------------- the entry points themselves

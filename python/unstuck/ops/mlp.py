@@ -6,6 +6,7 @@ point, a candidate's noise or a line as they are read.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class Net(NamedTuple):
     y : Tensor
         Targets like the outputs [n, C], or for cross-entropy classes [n] in int64.
     layers : tuple of Layer
-        From the inputs to the outputs.
+        From the inputs to the outputs; no two share parameters.
     loss : str
         One of :data:`LOSSES`.
     factor : float
@@ -101,6 +102,7 @@ def check(net: Net) -> None:
             f"{len(layers)} layers"
         )
     width = X.shape[1]
+    parts: list[tuple[int, int, int]] = []
     for i, layer in enumerate(layers):
         if layer.activation not in ACTIVATIONS:
             raise ValueError(
@@ -108,9 +110,16 @@ def check(net: Net) -> None:
                 f"{layer.activation!r}"
             )
         ends = [layer.weight + layer.inputs * layer.outputs, layer.bias + layer.outputs]
-        if layer.inputs != width or layer.weight < 0 or layer.bias < -1 or max(ends) > dim:
+        least = min(layer.weight, layer.bias + 1, layer.outputs - 1)
+        if layer.inputs != width or least < 0 or max(ends) > dim:
             raise ValueError(f"layers[{i}] does not fit {width} numbers and dim={dim}: {layer}")
         width = layer.outputs
+        parts.append((layer.weight, ends[0], i))
+        if layer.bias >= 0:
+            parts.append((layer.bias, ends[1], i))
+    for a, b in pairwise(sorted(parts)):
+        if b[0] < a[1]:
+            raise ValueError(f"layers[{a[2]}] and layers[{b[2]}] share parameters")
     classes = loss == "cross-entropy"
     shape = (len(X),) if classes else (len(X), width)
     if y.shape != shape or y.dtype != (torch.int64 if classes else X.dtype):

@@ -16,6 +16,16 @@ struct DescentSegment {
   AdamCoefs<double> coefs;
 };
 
+// No coordinate is stepped twice.
+inline void check_apart(std::vector<DescentSegment> segments) {
+  std::sort(segments.begin(), segments.end(),
+            [](const DescentSegment& a, const DescentSegment& b) { return a.begin < b.begin; });
+  for (size_t i = 1; i < segments.size(); ++i)
+    if (segments[i].begin < segments[i - 1].end)
+      throw py::value_error("segments share coordinates, from " +
+                            std::to_string(segments[i].begin) + " on");
+}
+
 inline std::vector<DescentSegment> read_segments(const py::object& list, int32_t device_type,
                                                  int64_t dim, double step) {
   const TensorTable none(device_type);
@@ -34,6 +44,7 @@ inline std::vector<DescentSegment> read_segments(const py::object& list, int32_t
     s.coefs = adam_coefficients(adam_group(arguments, group, i).resolved(), step, 1);
     segments.push_back(s);
   }
+  check_apart(segments);
   return segments;
 }
 

@@ -145,6 +145,7 @@ def test_layers_must_be_held_by_segments(native):
         ([(0, 5, Group(0.1))], r"no segment holds all of layers\[0\]"),
         ([(0, net.dim + 1, Group(0.1))], "segments"),
         ([(0, net.dim, Group(-0.1))], "lr must be at least 0"),
+        ([(0, net.dim, Group(0.1)), (3, 5, Group(0.1))], "share coordinates"),
     ):
         with pytest.raises(ValueError, match=error):
             native.mlp_descend(data, points, m, v, 1, segments, losses, 2)
@@ -180,3 +181,66 @@ def test_a_net_of_one_layer_without_bias(native):
     expected = by_torch(net, points, 1, [Segment(0, 8, Group(0.1))])
     descent.descend(net, points, *torch.zeros(2, 3, 8), 1, [Segment(0, 8, Group(0.1))])
     torch.testing.assert_close(points, expected)
+
+
+def test_bad_segments_change_nothing(backend):
+    net = without_gaps(build([3, 4], 5))
+    good = Segment(0, 5, Group(0.1))
+    start = torch.randn(2, net.dim).double()
+    for number, rest, error in (
+        (1, [Segment(5, net.dim, Group(-0.1))], "lr"),
+        (1, [Segment(5, net.dim, Group(0.1, beta2=1.0))], "beta2"),
+        (1, [Segment(4, net.dim, Group(0.1))], "share coordinates"),
+        (1, [Segment(5, net.dim + 1, Group(0.1))], rf"from 5 to {net.dim + 1}"),
+        (0, [Segment(5, net.dim, Group(0.1))], "number must be from 1"),
+    ):
+        x, m, v = start.clone(), torch.ones_like(start), torch.ones_like(start)
+        for call in (
+            lambda: descent.step(x, start, m, v, number, [good, *rest]),  # noqa: B023
+            lambda: descent.descend(net, x, m, v, number, [good, *rest]),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=error):
+                call()
+            assert torch.equal(x, start)
+            assert torch.equal(m, torch.ones_like(m))
+            assert torch.equal(v, torch.ones_like(v))
+
+
+def test_data_that_no_kernel_reads_is_refused(backend):
+    """Losses of a step that was not made would be whatever the memory held."""
+    net = without_gaps(build([3, 4], 5))
+    x, m, v = torch.randn(3, 2, net.dim).double()
+    for X in (net.X.half(), net.X.to("meta")):
+        with pytest.raises((TypeError, ValueError), match="X"):
+            descent.descend(net._replace(X=X), x, m, v, 1, settings(net, False))
+
+    def sum_of_losses(X: Tensor) -> Tensor:
+        return descent.descend(net._replace(X=X), x, m, v, 1, settings(net, False)).sum()
+
+    with pytest.raises(RuntimeError, match="transformed"):
+        torch.func.grad(sum_of_losses)(net.X)
+
+
+def test_leaves_that_want_gradients_are_stepped(backend):
+    net = without_gaps(build([3, 4, 2], 5))
+    segments = settings(net, True)
+    for count in (1, 2):  # the row of one point is a view of the leaf
+        start = torch.randn(count, net.dim).double()
+        expected, gradients = by_torch(net, start, 1, segments), mlp.value_and_gradient(net, start)
+        for by_net in (True, False):
+            x, m, v = start.clone().requires_grad_(), *torch.zeros(2, count, net.dim).double()
+            if by_net:
+                descent.descend(net, x, m, v, 1, segments)
+            else:
+                descent.step(x, gradients[1], m, v, 1, segments)
+            torch.testing.assert_close(x.detach(), expected)
+
+
+def test_inference_tensors_are_stepped(native):
+    net = without_gaps(build([3, 4], 5))
+    start = torch.randn(2, net.dim).double()
+    expected = by_torch(net, start, 1, settings(net, True))
+    with torch.inference_mode():
+        x, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+        descent.descend(net, x, m, v, 1, settings(net, True))
+    torch.testing.assert_close(x.clone(), expected)

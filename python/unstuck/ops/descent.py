@@ -6,19 +6,24 @@ For a multi-layer perceptron a native kernel does so while a point's gradient is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unstuck.ops import _native, adam, mlp
-from unstuck.ops.adam import Group
+from unstuck.ops import _adam_check, _native, adam, mlp
+from unstuck.ops._blend_check import check_integer
+from unstuck.ops.adam import Group, Rows, Tracking
 
 __all__ = ["Segment", "descend", "step"]
 
 
+MOST = 2**53
+
+
 class Segment(NamedTuple):
-    """Which coordinates have which settings: those from `begin` to `end`."""
+    """Which coordinates have which settings: those from `begin` to before `end`."""
 
     begin: int
     end: int
@@ -38,16 +43,16 @@ def step(
     Parameters
     ----------
     points, gradients, exp_avgs, exp_avg_sqs : Tensor
-        [K, P].
+        [K, P], without gaps.
     number : int
         Of the step, from 1. At the first one the moments are 0, whatever is there.
     segments : sequence of Segment
-        Which of the P coordinates have which settings. Others stay as they are.
+        Which of the P coordinates have which settings, each at most once. Others stay as they are.
 
     Raises
     ------
     ValueError, TypeError
-        As :func:`unstuck.ops.adam.step` raises them.
+        As :func:`unstuck.ops.adam.step` raises them, before anything has been written.
 
     Examples
     --------
@@ -56,19 +61,39 @@ def step(
     >>> x[0]
     tensor([0.7500, 0.7500, 0.7500])
     """
-    every = (points, gradients, exp_avgs, exp_avg_sqs)
-    if number == 1:
-        exp_avgs.zero_()
-        exp_avg_sqs.zero_()
-    for begin, end, group in segments:
-        whole = (begin, end) == (0, points.shape[1])
-        parts = every if whole else tuple(x[:, begin:end].contiguous() for x in every)
-        w, g, m, v = parts
-        count = torch.full((), number - 1, dtype=torch.float32, device=points.device)
-        adam.step([w], [g], [m], [v], [count], group)
-        if not whole:
-            for x, part in zip(every, parts, strict=True):
-                x[:, begin:end] = part
+    _check_segments(points, number, segments)
+    count = torch.full((), number - 1, dtype=torch.float32, device=points.device)
+    if not torch.compiler.is_compiling():
+        rows = Rows([points], [gradients], [exp_avgs], [exp_avg_sqs], [count])
+        for segment in segments:
+            _adam_check.check(rows, segment.group, None, Tracking())
+    with torch.no_grad():
+        if number == 1:
+            exp_avgs.zero_()
+            exp_avg_sqs.zero_()
+        moved = (points, exp_avgs, exp_avg_sqs)
+        for begin, end, group in segments:
+            whole = (begin, end) == (0, points.shape[1])
+            w, m, v = moved if whole else (x[:, begin:end].contiguous() for x in moved)
+            g = gradients if whole else gradients[:, begin:end].contiguous()
+            adam.step([w], [g], [m], [v], [count.clone()], group)
+            if not whole:
+                for x, part in zip(moved, (w, m, v), strict=True):
+                    x[:, begin:end] = part
+
+
+def _check_segments(points: Tensor, number: int, segments: Sequence[Segment]) -> None:
+    """Refuse segments of other coordinates, or that share some, and steps without a number."""
+    check_integer("number", number, 1, MOST)
+    if points.ndim != 2:
+        raise ValueError(f"points must have the shape [K, P], not {[*points.shape]}")
+    dim = points.shape[1]
+    for i, (begin, end, _) in enumerate(segments):
+        if not 0 <= begin <= end <= dim:
+            raise ValueError(f"segments[{i}] is from {begin} to {end}, but P is {dim}")
+    for a, b in pairwise(sorted((s.begin, s.end) for s in segments)):
+        if b[0] < a[1]:
+            raise ValueError(f"segments {a} and {b} share coordinates: give each one group")
 
 
 def descend(
@@ -86,11 +111,11 @@ def descend(
     net : Net
         Its loss is lowered.
     points, exp_avgs, exp_avg_sqs : Tensor
-        [K, P].
+        [K, P], without gaps.
     number : int
         Of the step, from 1. At the first one the moments are 0, whatever is there.
     segments : sequence of Segment
-        Which coordinates have which settings. Others stay as they are.
+        Which coordinates have which settings, each at most once. Others stay as they are.
 
     Returns
     -------
@@ -112,12 +137,13 @@ def descend(
     >>> x
     tensor([[0.7500, 0.7500, 0.7500]])
     """
+    _check_segments(points, number, segments)
     if _native_ready(net, points, exp_avgs, exp_avg_sqs, segments):
         settings = [(s.begin, s.end, _numbers(s.group)) for s in segments]
-        losses = points.new_empty(len(points))
-        mlp._run(net, "descend", (points, exp_avgs, exp_avg_sqs, number, settings, losses), losses)
-        torch.autograd.graph.increment_version([points, exp_avgs, exp_avg_sqs])
-        return losses
+        losses, written = points.new_empty(len(points)), (points, exp_avgs, exp_avg_sqs)
+        if mlp._run(net, "descend", (*written, number, settings, losses), losses):
+            torch.autograd.graph.increment_version([x for x in written if not x.is_inference()])
+            return losses
     losses, gradients = mlp.value_and_gradient(net, points)
     step(points, gradients, exp_avgs, exp_avg_sqs, number, segments)
     return losses

@@ -164,11 +164,12 @@ class Workplace {
             int64_t kept = 0) {
     const int64_t most = std::max<int64_t>(1, mlp_work(net, net.n) * tasks / kMlpGrain);
     team.threads = int(std::clamp<int64_t>(threads, 1, most));
-    if (all().memories.size() < size_t(team.threads)) all().memories.resize(size_t(team.threads));
-    for (int t = 0; t < team.threads; ++t)
-      all().memories[size_t(t)].fit(net, together, slopes, kept);
-    team.memory = all().memories.data();
-    data.fit(net, slopes);
+    try {
+      fit(net, together, slopes, kept);
+    } catch (...) {
+      all() = All();
+      throw;
+    }
     data.fill(net, slopes, team);
   }
   Workplace(const Workplace&) = delete;
@@ -187,6 +188,13 @@ class Workplace {
   static All& all() {
     thread_local All kept;
     return kept;
+  }
+  void fit(const MlpData& net, int together, bool slopes, int64_t kept) {
+    auto& memories = all().memories;
+    if (memories.size() < size_t(team.threads)) memories.resize(size_t(team.threads));
+    for (int t = 0; t < team.threads; ++t) memories[size_t(t)].fit(net, together, slopes, kept);
+    team.memory = memories.data();
+    data.fit(net, slopes);
   }
   static constexpr size_t kKept = size_t(16) << 20;
 

@@ -49,7 +49,8 @@ struct Backward {
       for (int64_t b = 0; b < blocks; ++b) {
         const R* from = slopes + (b * m.out + u) * N;
         std::copy_n(from, N, line + b * N);
-        for (int64_t i = 0; i < N; ++i) lanes[i] += from[i];
+        const int64_t there = rows - b * N;  // what is not finite in other lanes counts for nothing
+        for (int64_t i = 0; i < N; ++i) lanes[i] += i < there ? from[i] : R(0);
       }
       double sum = 0;
       for (const R x : lanes) sum += double(x);

@@ -151,6 +151,22 @@ def test_what_is_not_finite_stays_with_its_candidate(backend):
         assert torch.equal(gradients[[0, 3]], slopes[[0, 3]])
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_rows_beyond_the_last_leave_gradients_alone(backend, activation):
+    """Kernels work on whole panels of rows: here inputs of 0 would end in infinity."""
+    layers = (
+        Layer(1, 1, 0, 1, "none"),
+        Layer(1, 2, 2, 4, activation),
+        Layer(2, 1, 6, 8, "none"),
+    )
+    net = Net(-torch.ones(3, 1).double(), torch.zeros(3, 1).double(), layers, "squared", 1 / 3, 9)
+    w = torch.tensor([[*[1e300] * 4, 0.1, 0.2, 0.3, 0.4, 0.5]], dtype=torch.float64)
+    wide = w.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(net, wide).sum(), wide)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(mlp.value_and_gradient(net, w)[1], expected)
+
+
 def test_rows_with_gaps_and_targets_with_strides(backend):
     net = build([5, 6, 3], 10, "relu", "squared")
     points = torch.randn(4, net.dim).double()

@@ -86,6 +86,41 @@ def test_running_statistics_are_those_of_the_best_points():
     assert (norm.running_mean - hidden.mean(0)).abs().max() < 0.1 * hidden.std(0).max()
 
 
+class Whole(nn.Module):
+    """A module of our own, which torch compiles in place, as it does not containers of its own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+@pytest.mark.parametrize("known", [False, True], ids=["outside", "in place"])
+def test_running_statistics_of_compiled_modules_are_those_of_the_best_points(known):
+    """Hooks of modules do not run in what torch compiles."""
+    counts = []
+    for compiled in (False, True):
+        model = Whole(net(nn.BatchNorm1d(8)))
+        norm = model.inner[1]
+        if compiled:
+            torch.compiler.reset()
+            if known:
+                model.compile(backend="eager")
+            else:
+                model = torch.compile(model, backend="eager")
+        run = Model(model, module=model if known else None)
+        run.step(250)
+        assert run.polishing
+        assert run.calls > norm.num_batches_tracked
+        counts.append(int(norm.num_batches_tracked))
+        run.optimizer.escape(run.closure)
+        assert norm.num_batches_tracked == counts[-1]
+    assert counts[0] == counts[1]
+
+
 def test_every_batch_is_used_once(monkeypatch):
     """Also where a test found another loss: Adam's step is made by the gradient of that call."""
     monkeypatch.setattr("unstuck.optim._alme_polish.SMOOTH", (0.5, 1e9))

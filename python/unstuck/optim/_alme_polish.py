@@ -242,7 +242,7 @@ class Found(NamedTuple):
 def _evaluate(optimizer: ALME, flat: Flat, point: Tensor, closure: Closure) -> Found:
     params = flat.params
     _write(flat, point)
-    buffers = Buffers()
+    buffers = Buffers(optimizer.module)
     for p in params:
         p.grad = None
     try:

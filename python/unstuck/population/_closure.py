@@ -64,14 +64,21 @@ class Buffers:
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
-        for part in module.modules() if module is not None else ():
-            self._keep(part, None)
+        if module is not None:
+            self._keep_all(module)
         self._hook = register_module_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, _: Any) -> None:
+        compiled = module._modules.get("_orig_mod")  # by torch.compile: it runs without hooks
+        if compiled is not None:
+            self._keep_all(compiled)
         for name, buffer in module._buffers.items():
             if buffer is not None and (module, name) not in self._kept:
                 self._kept[module, name] = (buffer, buffer.clone())
+
+    def _keep_all(self, module: nn.Module) -> None:
+        for part in module.modules():
+            self._keep(part, None)
 
     def changed(self) -> list[Tensor]:
         """Return the floating-point buffers that are no longer what they were, or where."""

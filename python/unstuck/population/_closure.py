@@ -69,8 +69,8 @@ class Buffers:
         self._hook = register_module_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, _: Any) -> None:
-        compiled = module._modules.get("_orig_mod")  # by torch.compile: it runs without hooks
-        if compiled is not None:
+        compiled = getattr(module, "_orig_mod", None)  # by torch.compile: it runs without hooks
+        if isinstance(compiled, nn.Module):
             self._keep_all(compiled)
         for name, buffer in module._buffers.items():
             if buffer is not None and (module, name) not in self._kept:

@@ -23,7 +23,8 @@ def test_a_closure_that_draws_batches_itself():
 
     population = PopulationLoss(model, closure)
     points = population.point().repeat(6, 1)
-    assert len(population.losses(points).unique()) == 1
+    losses = population.losses(points)
+    torch.testing.assert_close(losses, losses[:1].expand(6))  # rows may round in several ways
     with pytest.raises(ValueError, match="another loss when it is called again"):
         PopulationLoss(model, closure, chunk=2).losses(points)
     assert [p.grad for p in model.parameters()] == [None] * 4

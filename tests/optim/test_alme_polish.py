@@ -181,6 +181,21 @@ def test_a_small_classifier_that_trains_well_is_left_to_adam():
     assert optimizer._watch.search is not None
 
 
+def test_steps_longer_than_the_ripples_of_a_loss_do_not_hide_that_it_is_fixed():
+    """The gradients of two steps of length 1 say nothing of the fall between them here."""
+    x = nn.Parameter(torch.linspace(-15, 20, 10, dtype=torch.float64))
+
+    def ackley():
+        ripples = torch.cos(2 * math.pi * x).mean()
+        return 20 - 20 * torch.exp(-0.2 * x.square().mean().sqrt()) + math.e - torch.exp(ripples)
+
+    optimizer = ALME([x], lr=1.0)
+    losses = [optimizer.step(ackley).item() for _ in range(300)]
+    assert optimizer._watch.search is not None
+    assert optimizer.nfev == 300
+    assert min(losses) < 0.8 * losses[0]
+
+
 def test_large_models_and_frozen_groups_are_left_alone():
     wide = nn.Linear(4, LARGEST // 4)
     run = Model(nn.Sequential(wide, nn.Flatten(0), nn.Linear(1, 1)))

@@ -44,15 +44,17 @@ class Watch:
 
     Two steps in a row tell whether it may be: the loss must fall by what the gradients at both of
     them foretell, and slowly. The more parameters, the more slowly, as a search that fits all it
-    can helps a large model least. Then one point is evaluated twice, a step apart. A closure on a
-    mini-batch, or with dropout, has another value; one on all data has the same, and the steps go
-    on by :class:`Polish`, each with one evaluation, and with the parameters at the best point found
-    so far.
+    can helps a large model least. Steps that are long beside what they cross show that at no time:
+    a small model is tested after 10, 100, ... steps whatever they tell. Then one point is evaluated
+    twice, a step apart. A closure on a mini-batch, or with dropout, has another value; one on all
+    data has the same, and the steps go on by :class:`Polish`, each with one evaluation, and with
+    the parameters at the best point found so far.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.next_test = FIRST
+        self.anyway = RARER  # step from which a small model is tested once though steps disagree
         self.scales: list[Scale] = []  # of the first values
         self.first_loss = math.inf
         self.before: Place | None = None  # one step before the test
@@ -108,8 +110,9 @@ def watch(optimizer: ALME, loss: Any) -> None:
             know.scales = []
         know.before, know.params = here, params
         return
-    if _is_smooth(before, here) and _is_slow(know, before, here):
-        know.next_test = RARER * know.steps
+    anyway = len(here.point) <= SMALL and know.steps >= know.anyway
+    if anyway or (_is_smooth(before, here) and _is_slow(know, before, here)):
+        know.next_test = know.anyway = RARER * know.steps
         know.seen, know.moving = here, optimizer._moving
         know.leave()
 
@@ -306,7 +309,7 @@ def _keep_best(optimizer: ALME, loss: float) -> None:
 
 
 # ---------------------------------------------------------------- checkpoints
-COUNTS = ("steps", "next_test", "again", "first_loss")
+COUNTS = ("steps", "next_test", "anyway", "again", "first_loss")
 
 
 def state(optimizer: ALME) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def capsule(api: ExchangeAPI | None, name: bytes = NAME) -> Any:
 def torch_with(**attributes: Any) -> tuple[SimpleNamespace, type[Tensor]]:
     """Return a stand-in for torch whose tensor type has these attributes."""
     kind = type("OtherTensor", (Tensor,), attributes)
-    names = ("nn", "strided", "float32", "float64", "bfloat16", "float16")
+    names = ("_C", "nn", "strided", "float32", "float64", "bfloat16", "float16")
     return SimpleNamespace(Tensor=kind, **{name: getattr(torch, name) for name in names}), kind
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from unstuck.ops import mlp
 from unstuck.optim import Alternating, AttentionRestart, LearningRateAttention, ReactiveEscape
 
-X, Y = torch.randn(32, 4), torch.randint(3, (32,))
+DATA = torch.Generator().manual_seed(0)
+X = torch.randn(32, 4, generator=DATA)
+Y = torch.randint(3, (32,), generator=DATA)
 
 HYBRIDS: dict[str, tuple[type, dict[str, Any]]] = {
     "reactive": (ReactiveEscape, {"window": 2, "tol": 1.0, "escape_steps": 2, "popsize": 8}),

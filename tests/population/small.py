@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from unstuck.population import PopulationLoss
 
-X, Y = torch.randn(12, 4), torch.randn(12, 2)
+DATA = torch.Generator().manual_seed(0)
+X, Y = torch.randn(12, 4, generator=DATA), torch.randn(12, 2, generator=DATA)
 
 
 def small() -> nn.Module:

@@ -11,7 +11,10 @@ from unstuck.ops import mlp
 from unstuck.ops.candidates import Draw, Region
 from unstuck.population import PopulationLoss
 
-X, CLASSES, VALUES = torch.randn(20, 8), torch.randint(3, (20,)), torch.rand(20, 3)
+DATA = torch.Generator().manual_seed(0)
+X = torch.randn(20, 8, generator=DATA)
+CLASSES = torch.randint(3, (20,), generator=DATA)
+VALUES = torch.rand(20, 3, generator=DATA)
 
 pytestmark = pytest.mark.skipif(
     not mlp.native_ready(torch.device("cpu")), reason="needs the native module"

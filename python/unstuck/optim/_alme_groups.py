@@ -42,20 +42,7 @@ def check_parameters(group: dict[str, Any]) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             raise TypeError(f"ALME cannot update a parameter of dtype {p.dtype}")
         layout.check_parameter("ALME", p)
-        if p.is_conj() or p.is_neg():
-            raise ValueError(
-                "a parameter is a lazily conjugated or negated view, which has no memory of its "
-                "own; pass p.resolve_conj().resolve_neg()"
-            )
-        if group["fused"] and not p.is_meta and not adam.native_ready(p.device):
-            raise RuntimeError(
-                f"fused=True, but {_native.missing_for(p.device)}; run `python -m unstuck` for the "
-                "remedy, or leave fused unset"
-            )
-        if group["capturable"] and p.device.type == "cpu":
-            raise ValueError(
-                "capturable=True, but a parameter is on the CPU, where there is nothing to capture"
-            )
+        layout.check_way(p, group, lambda d: "" if adam.native_ready(d) else _native.missing_for(d))
 
 
 def adopt(group: dict[str, Any], defaults: dict[str, Any], first: dict[str, Any] | None) -> None:

@@ -7,6 +7,7 @@ as a packed copy that is written back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,6 +71,27 @@ def check_parameter(name: str, p: Tensor) -> None:
         raise ValueError(
             f"{name}: a parameter of shape {tuple(p.shape)} has the strides {p.stride()}: several "
             "elements share one place in memory; pass p.contiguous()"
+        )
+
+
+def check_way(p: Tensor, group: dict[str, Any], why_not: Callable[[torch.device], str]) -> None:
+    """Raise when a group's `fused` or `capturable` cannot be had; `why_not` is empty where it can.
+
+    A lazily conjugated or negated view cannot be stepped in any way.
+    """
+    if p.is_conj() or p.is_neg():
+        raise ValueError(
+            "a parameter is a lazily conjugated or negated view, which has no memory of its "
+            "own; pass p.resolve_conj().resolve_neg()"
+        )
+    if group["fused"] and not p.is_meta and (reason := why_not(p.device)):
+        raise RuntimeError(
+            f"fused=True, but {reason}; run `python -m unstuck` for the "
+            "remedy, or leave fused unset"
+        )
+    if group["capturable"] and p.device.type == "cpu":
+        raise ValueError(
+            "capturable=True, but a parameter is on the CPU, where there is nothing to capture"
         )
 
 

@@ -38,20 +38,7 @@ def check_parameters(group: dict[str, Any]) -> None:
                 "model (DDP), or use unstuck.optim.DynamicBlend"
             )
         layout.check_parameter("Learned", p)
-        if p.is_conj() or p.is_neg():
-            raise ValueError(
-                "a parameter is a lazily conjugated or negated view, which has no memory of its "
-                "own; pass p.resolve_conj().resolve_neg()"
-            )
-        if group["fused"] and not p.is_meta and not learned.native_ready(p.device):
-            raise RuntimeError(
-                f"fused=True, but {learned.why_not(p.device)}; run `python -m unstuck` for the "
-                "remedy, or leave fused unset"
-            )
-        if group["capturable"] and p.device.type == "cpu":
-            raise ValueError(
-                "capturable=True, but a parameter is on the CPU, where there is nothing to capture"
-            )
+        layout.check_way(p, group, lambda d: "" if learned.native_ready(d) else learned.why_not(d))
 
 
 def adopt(group: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -70,6 +70,9 @@ def command(
     horizon: Annotated[
         str, typer.Option(help="Fewest and most steps of a student, log-uniform.")
     ] = "50,500",
+    told: Annotated[
+        float, typer.Option(help="Share of students whose rule is told how many steps there are.")
+    ] = 0.75,
     truncation: Annotated[int, typer.Option(help="Steps between two meta-gradients.")] = 50,
     unrolls: Annotated[int, typer.Option(help="Tasks trained side by side.")] = 8,
     students: Annotated[int, typer.Option(help="Students of each task.")] = 32,
@@ -122,7 +125,7 @@ def command(
     with ExitStack() as stack:
         try:
             objective = Objective(scale, late, validation, resolution=resolution)
-            plan = Plan(unrolls, students, truncation, span, objective=objective)
+            plan = Plan(unrolls, students, truncation, span, told, objective)
             one = estimator_of(estimator, made, tasks, plan, seed, sigma)
             shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
             training = MetaTraining(shared, steps, lr=lr, folder=out)

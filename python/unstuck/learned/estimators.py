@@ -247,11 +247,13 @@ class Evolution(Estimator):
         eps = self.sigma * noise.normals(key, self.iteration, place, 0, pairs, self.layout.dim)
         self._sums[place] += eps
         both = torch.stack([theta + eps, theta - eps], 1).flatten(0, 1)  # [students, M]
+        begin = unroll.step
         scores = unroll.run(both, self.plan.truncation)
         differences = (scores[0::2] - scores[1::2]) / 2
         if self.normalise:
             differences /= differences.square().mean().sqrt().clamp_min(1e-12)
         gradient = differences @ self._sums[place] / (pairs * self.sigma**2)
+        gradient *= unroll.importance(begin, unroll.step)
         if unroll.done:
             self._sums[place].zero_()
         return scores, gradient
@@ -373,7 +375,7 @@ class Backprop(Estimator):
             gradient += part
         if not gradient.isfinite().all():  # a student has diverged: what the others say is lost
             gradient.zero_()
-        return scores, gradient
+        return scores, gradient * unroll.importance(first, last)
 
 
 def _leaves(points: Tensor, state: State) -> list[Tensor]:

@@ -14,12 +14,12 @@ _SMOOTH = ("relu", "tanh", "gelu")
 _MLP = Networks(
     "mlp",
     ("digits", "mnist1d"),
-    width=(16, 64),
-    depth=(1, 2),
+    width=(16, 128),
+    depth=(1, 3),
     activations=_SMOOTH,
     batch=(32, 128),
     scale=(0.5, 2.0),
-    features=(32, 256),
+    features=(32, 512),
 )
 _CONV = Networks(
     "conv",

@@ -92,6 +92,7 @@ class Unroll:
         self, rule: UpdateRule, family: Family, plan: Plan, key: int, *, pairs: bool
     ) -> None:
         self._rule, self._objective, self.key = rule, plan.objective, key
+        self._truncation = plan.truncation
         draw = generator("horizon", key)
         low, high = (math.log(end) for end in plan.horizon)
         fraction, told = torch.rand(2, generator=draw).tolist()
@@ -112,6 +113,14 @@ class Unroll:
     def done(self) -> bool:
         """Whether the horizon is reached."""
         return self.step >= self.horizon
+
+    def importance(self, begin: int, end: int) -> float:
+        """Return what steps from `begin` to before `end` weigh in the objective of the unroll.
+
+        Their mean weight, and less where they are fewer than a truncation.
+        """
+        weights = (self._objective.weight(step, self.horizon) for step in range(begin, end))
+        return math.fsum(weights) / self._truncation
 
     def run(self, thetas: Tensor, steps: int) -> Tensor:
         """Train for some steps, not beyond the horizon, and return what they cost.

@@ -16,7 +16,6 @@ from unstuck.learned import (
     Objective,
     Plan,
     Quadratic,
-    State,
     UpdateRule,
 )
 from unstuck.learned.students import MetaParameters

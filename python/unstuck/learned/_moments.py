@@ -1,4 +1,4 @@
-"""Adam's moments, which several rules read."""
+"""What rules read of a tensor: its state at a step, and Adam's moments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from torch import Tensor
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+
+
+class TensorStep(NamedTuple):
+    """One tensor at one step: what a rule sees of it."""
+
+    w: Tensor  # parameter
+    g: Tensor  # gradient
+    state: dict[str, Tensor]  # by name
+    t: Tensor  # float32 count of steps, with this one
+    num_steps: float | Tensor | None  # of the whole run, where it is known
+    length: float | Tensor  # of a step of direction 1
+
+    def moved(self, u: Tensor) -> Tensor:
+        """Return the parameter after a step against the direction `u`."""
+        return (widened(self.w) - self.length * u).to(self.w.dtype)
+
+    def progress(self, dtype: torch.dtype) -> Tensor:
+        """Return how much of the run is done, up to 1; 0 where its length is unknown."""
+        t = self.t.to(dtype)
+        if self.num_steps is None:
+            return torch.zeros_like(t)
+        return (t / self.num_steps).clamp(max=1)
 
 
 class Moments(NamedTuple):
@@ -31,12 +53,12 @@ class Moments(NamedTuple):
         return self.m / free(BETAS[0], self.t, self.m.dtype) / self.root
 
 
-def advance(w: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor) -> Moments:
-    """Return the moments after a step with gradient `g`."""
-    w, g, m, v = (widened(x) for x in (w, g, m, v))
+def advance(at: TensorStep) -> Moments:
+    """Return Adam's moments with the gradient of this step."""
+    w, g, m, v = (widened(x) for x in (at.w, at.g, at.state["exp_avg"], at.state["exp_avg_sq"]))
     m = m + (1 - BETAS[0]) * (g - m)
     v = BETAS[1] * v + (1 - BETAS[1]) * g * g
-    return Moments(w, g, m, v, step + 1)
+    return Moments(w, g, m, v, at.t)
 
 
 def free(beta: float, t: Tensor, dtype: torch.dtype) -> Tensor:

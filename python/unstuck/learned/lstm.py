@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
-from unstuck.learned._moments import Moments, advance, bend, widened
-from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned._moments import Moments, TensorStep, advance, bend, widened
+from unstuck.learned.rule import UpdateRule
 
 __all__ = ["FEATURES", "LSTM"]
 
@@ -100,46 +98,21 @@ class LSTM(UpdateRule):
         with torch.no_grad():
             self.gates_in.bias[hidden : 2 * hidden] += 1  # remember at first
 
-    def init_state(self, params: Sequence[Tensor]) -> State:
-        """See :meth:`UpdateRule.init_state`; ``hidden`` and ``cell`` are ``[hidden, *shape]``."""
-        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
-        for key in self.beside:
-            state[key] = [p.new_zeros((self.hidden, *p.shape)) for p in params]
-        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
-        return state
+    def memory(self, p: Tensor) -> dict[str, Tensor]:
+        """Return ``hidden`` and ``cell``, both ``[hidden, *shape]``."""
+        return {key: p.new_zeros((self.hidden, *p.shape)) for key in self.beside}
 
-    def forward(
-        self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        state: State,
-        *,
-        lr: float | Tensor = 1.0,
-        num_steps: float | Tensor | None = None,
-    ) -> tuple[list[Tensor], State]:
-        """See :meth:`UpdateRule.forward`."""
-        new: State = {key: [] for key in state}
-        moved = []
-        for i, (w, g) in enumerate(zip(params, grads, strict=True)):
-            now = advance(w, g, *(state[key][i] for key in (*self.like, "step")))
-            x = self._features(now, num_steps)
-            h, c = self._cell(x, state["hidden"][i], state["cell"][i])
-            u = self.scale * (h @ self.out.weight.to(h.dtype)[0])
-            if self.nominal:
-                u = now.direction + u
-            moved.append((now.w - self.rate * lr * u).to(w.dtype))
-            after = {
-                "exp_avg": now.m,
-                "exp_avg_sq": now.v,
-                "hidden": h.movedim(-1, 0),
-                "cell": c.movedim(-1, 0),
-            }
-            for key, value in after.items():
-                new[key].append(value.to(w.dtype))
-            new["step"].append(now.t)
-        return moved, new
+    def step_tensor(self, at: TensorStep, told: None) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`UpdateRule.step_tensor`."""
+        now = advance(at)
+        h, c = self._cell(self._features(now, at), at.state["hidden"], at.state["cell"])
+        u = self.scale * (h @ self.out.weight.to(h.dtype)[0])
+        if self.nominal:
+            u = now.direction + u
+        hidden, cell = h.movedim(-1, 0), c.movedim(-1, 0)
+        return at.moved(u), dict(exp_avg=now.m, exp_avg_sq=now.v, hidden=hidden, cell=cell)
 
-    def _features(self, now: Moments, num_steps: float | Tensor | None) -> Tensor:
+    def _features(self, now: Moments, at: TensorStep) -> Tensor:
         """Return what the network reads of each coordinate, [*shape, features]."""
         w, g = now.w, now.g
         if self.features == "gradient":
@@ -149,10 +122,9 @@ class LSTM(UpdateRule):
         x = [size, torch.where(tiny, 0, g.sign()), _cut(w)]
         if self.features == "rich":
             d = now.root
-            t = now.t.to(w.dtype)
-            progress = t / num_steps if num_steps is not None else torch.zeros_like(t)
             x += [_cut(now.direction), _cut(g / d), torch.log(d) / 10]
-            x += [y.expand_as(w) for y in (bend(t / 100), progress.clamp(max=1))]
+            times = bend(now.t.to(w.dtype) / 100), at.progress(w.dtype)
+            x += [y.expand_as(w) for y in times]
         return torch.stack(x, -1)
 
     def _cell(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

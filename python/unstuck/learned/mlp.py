@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from unstuck.learned import _check
 from unstuck.learned._layers import by_row
-from unstuck.learned._moments import EPS, bend, free, root, widened
-from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned._moments import EPS, TensorStep, bend, free, root, widened
+from unstuck.learned.rule import UpdateRule
 
 __all__ = ["MLP"]
 
@@ -108,50 +108,16 @@ class MLP(UpdateRule):
         for zero in (self.control_out.weight, self.control_out.bias, self.hidden_out.weight):
             nn.init.zeros_(zero)
 
-    def init_state(self, params: Sequence[Tensor]) -> State:
-        """See :meth:`UpdateRule.init_state`; ``stats`` holds six numbers a tensor."""
-        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
-        state["stats"] = [initial_stats(p) for p in params]
-        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
-        return state
+    def memory(self, p: Tensor) -> dict[str, Tensor]:
+        """Return the ``stats``, six numbers."""
+        return {"stats": initial_stats(p)}
 
-    def forward(
-        self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        state: State,
-        *,
-        lr: float | Tensor = 1.0,
-        num_steps: float | Tensor | None = None,
-    ) -> tuple[list[Tensor], State]:
-        """See :meth:`UpdateRule.forward`."""
-        new: State = {key: [] for key in state}
-        new["step"] = [step + 1 for step in state["step"]]
-        moved = []
-        control = self._control(params, new["step"], state["stats"], num_steps) if params else []
-        for i, (w, g) in enumerate(zip(params, grads, strict=True)):
-            out = self._tensor(
-                w, g, {k: v[i] for k, v in state.items()}, new["step"][i], control[i]
-            )
-            moved.append((w - self.rate * lr * out.pop("u")).to(w.dtype))
-            pp = out.pop("sums")
-            new["stats"].append(_stats(state["stats"][i], pp, moved[-1]))
-            for key, value in out.items():
-                new[key].append(value)
-        return moved, new
-
-    def _control(
-        self,
-        params: Sequence[Tensor],
-        steps: Sequence[Tensor],
-        stats: Sequence[Tensor],
-        num_steps: float | Tensor | None,
-    ) -> list[Tensor]:
+    def between(self, tensors: Sequence[TensorStep]) -> list[Tensor]:
         """Return a row a tensor: biases of hidden units, of coefficients, and the log-scale."""
-        device = params[0].device
-        kinds = (widened(x).dtype for x in stats)
-        kind = functools.reduce(torch.promote_types, kinds)
-        t = torch.stack([step.to(device, kind) for step in steps])  # [T]
+        device, num_steps = tensors[0].w.device, tensors[0].num_steps
+        stats = [at.state["stats"] for at in tensors]
+        kind = functools.reduce(torch.promote_types, (widened(x).dtype for x in stats))
+        t = torch.stack([at.t.to(device, kind) for at in tensors])  # [T]
         s = torch.stack([x.to(device, kind) for x in stats])  # [T, STATS]
         z = [bend(t / time) for time in TIMES]
         if num_steps is None:
@@ -159,8 +125,8 @@ class MLP(UpdateRule):
         else:
             progress = (t / num_steps).clamp(max=1)
             z += [torch.ones_like(t), progress, bend((1 - progress) * 10)]
-        shapes = torch.tensor([shape_inputs(p.shape) for p in params], dtype=kind, device=device)
-        z += list(shapes.unbind(1))
+        shapes = [shape_inputs(at.w.shape) for at in tensors]
+        z += list(torch.tensor(shapes, dtype=kind, device=device).unbind(1))
         rms, cos_fast, cos_slow, aa, xx, uu = s.unbind(1)
         z += [
             (torch.log(rms + LEAST_RMS) / 4).clamp(min=-2.5, max=2.5),
@@ -173,12 +139,10 @@ class MLP(UpdateRule):
         out = by_row(self.control_out, torch.tanh(by_row(self.control_in, torch.stack(z, 1))))
         return list(out.unbind(0))
 
-    def _tensor(
-        self, w: Tensor, g: Tensor, state: dict[str, Tensor], t: Tensor, control: Tensor
-    ) -> dict[str, Tensor]:
-        """Return what one tensor's step makes: new moments, the direction ``u``, its sums."""
-        kept = w.dtype
-        w, g, m, slow, v = (widened(x) for x in (w, g, *(state[key] for key in self.like)))
+    def step_tensor(self, at: TensorStep, told: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`UpdateRule.step_tensor`."""
+        t, stats = at.t, at.state["stats"]
+        w, g, m, slow, v = (widened(x) for x in (at.w, at.g, *(at.state[k] for k in self.like)))
         dtype = w.dtype
         before = m
         m = m + (1 - BETAS[0]) * (g - m)
@@ -186,7 +150,7 @@ class MLP(UpdateRule):
         v = SQ_BETA * v + (1 - SQ_BETA) * g * g
         m_free, slow_free, v_free = (free(b, t, dtype) for b in (*BETAS, SQ_BETA))
         d = root(v / v_free) + EPS
-        rms = state["stats"][0].to(dtype)
+        rms = stats[0].to(dtype)
         a = m / m_free / d
         x = _cut(g / d)
         b = slow / slow_free / d
@@ -201,7 +165,7 @@ class MLP(UpdateRule):
             _cut(x * q),
         ]
         odd = torch.stack([a, x, b, q], -1)
-        control = control.to(dtype)
+        control = told.to(dtype)
         hidden = torch.relu(
             torch.stack(even, -1) @ self.hidden_in.weight.to(dtype).T + control[: self.hidden]
         )
@@ -209,13 +173,9 @@ class MLP(UpdateRule):
         u = torch.exp(control[-1].clamp(-LOGIT, LOGIT)) * (a + (c * odd).sum(-1))
         y = before / d
         sums = torch.stack([f.sum() for f in (x * y, x * x, y * y, a * a, u * u)])
-        return {
-            "exp_avg": m.to(kept),
-            "exp_avg_slow": slow.to(kept),
-            "exp_avg_sq": v.to(kept),
-            "u": u,
-            "sums": sums,
-        }
+        moved = at.moved(u)
+        after = dict(exp_avg=m, exp_avg_slow=slow, exp_avg_sq=v, stats=_stats(stats, sums, moved))
+        return moved, after
 
 
 def initial_stats(p: Tensor) -> Tensor:

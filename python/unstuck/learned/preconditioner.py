@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
 from unstuck.learned._layers import linear, normalized, zero
-from unstuck.learned._moments import Moments, advance, bend, root
-from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned._moments import Moments, TensorStep, advance, bend, root
+from unstuck.learned.rule import UpdateRule
 
 __all__ = ["Preconditioner"]
 
@@ -19,6 +20,14 @@ FEATURES = 5  # of a coordinate
 TIMES = 2
 HIGHEST = 10.0
 MOST = 3.0  # of the logarithm of a curvature's correction
+
+
+class _Told(NamedTuple):
+    """What a tensor knows before it steps."""
+
+    now: Moments
+    tokens: Tensor  # [n, width]
+    mean: Tensor  # [width]
 
 
 class Preconditioner(UpdateRule):
@@ -92,72 +101,44 @@ class Preconditioner(UpdateRule):
         self.keep = nn.Parameter(torch.full((rank,), 2.0, dtype=torch.float32))
         zero(self.step_out, self.curvature_out)
 
-    def init_state(self, params: Sequence[Tensor]) -> State:
-        """See :meth:`UpdateRule.init_state`; ``factors`` are ``[rank, *shape]``."""
-        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
-        state["factors"] = [p.new_zeros((self.rank, *p.shape)) for p in params]
-        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
-        return state
+    def memory(self, p: Tensor) -> dict[str, Tensor]:
+        """Return the ``factors [rank, *shape]``."""
+        return {"factors": p.new_zeros((self.rank, *p.shape))}
 
-    def forward(
-        self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        state: State,
-        *,
-        lr: float | Tensor = 1.0,
-        num_steps: float | Tensor | None = None,
-    ) -> tuple[list[Tensor], State]:
-        """See :meth:`UpdateRule.forward`."""
-        new: State = {key: [] for key in state}
-        keys = ("exp_avg", "exp_avg_sq", "step")
-        now = [
-            advance(w, g, *(state[key][i] for key in keys))
-            for i, (w, g) in enumerate(zip(params, grads, strict=True))
-        ]
-        tokens = [
-            self._tokens(x, state["last_grad"][i], state["last_step"][i], num_steps)
-            for i, x in enumerate(now)
-        ]  # [n, width] each
+    def between(self, tensors: Sequence[TensorStep]) -> list[_Told]:
+        """Return each tensor's tokens, and their mean after it has seen those of the others."""
+        now = [advance(at) for at in tensors]
+        tokens = [self._tokens(x, at) for x, at in zip(now, tensors, strict=True)]
         means = self._across([x.mean(-2) if len(x) else x.new_zeros(self.width) for x in tokens])
-        moved = []
-        for i, (w, x, z, mean) in enumerate(zip(params, now, tokens, means, strict=True)):
-            mean = mean.to(z.dtype)
-            z = torch.cat([z, mean.expand_as(z)], -1)
-            z = linear(self.narrow, torch.nn.functional.gelu(linear(self.widen, z)))
-            u = x.direction.flatten() + linear(self.step_out, z)[..., 0]
-            kept = state["factors"][i].to(z.dtype).reshape(self.rank, w.numel())
-            factors = torch.sigmoid(self.keep).to(z.dtype)[:, None] * kept
-            factors = factors + linear(self.factor_out, z).T  # [rank, n]
-            kappa = linear(self.curvature_out, mean).clamp(-MOST, MOST)
-            length = root(factors.square().sum(1, keepdim=True))
-            unit = factors / torch.where(length > 0, length, 1)
-            u = u + (torch.expm1(kappa) * (unit @ u)) @ unit
-            u = u.reshape(w.shape)
-            moved.append((x.w - self.rate * lr * u).to(w.dtype))
-            after = {
-                "exp_avg": x.m,
-                "exp_avg_sq": x.v,
-                "last_grad": x.g,
-                "last_step": u,
-                "factors": factors.reshape(self.rank, *w.shape),
-            }
-            for key, value in after.items():
-                new[key].append(value.to(w.dtype))
-            new["step"].append(x.t)
-        return moved, new
+        return [_Told(*each) for each in zip(now, tokens, means, strict=True)]
 
-    def _tokens(
-        self, now: Moments, grad: Tensor, step: Tensor, num_steps: float | Tensor | None
-    ) -> Tensor:
+    def step_tensor(self, at: TensorStep, told: _Told) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`UpdateRule.step_tensor`."""
+        now, z = told.now, told.tokens
+        mean = told.mean.to(z.dtype)
+        z = torch.cat([z, mean.expand_as(z)], -1)
+        z = linear(self.narrow, torch.nn.functional.gelu(linear(self.widen, z)))
+        u = now.direction.flatten() + linear(self.step_out, z)[..., 0]
+        kept = at.state["factors"].to(z.dtype).reshape(self.rank, now.w.numel())
+        factors = torch.sigmoid(self.keep).to(z.dtype)[:, None] * kept
+        factors = factors + linear(self.factor_out, z).T  # [rank, n]
+        kappa = linear(self.curvature_out, mean).clamp(-MOST, MOST)
+        length = root(factors.square().sum(1, keepdim=True))
+        unit = factors / torch.where(length > 0, length, 1)
+        u = u + (torch.expm1(kappa) * (unit @ u)) @ unit
+        u = u.reshape(now.w.shape)
+        factors = factors.reshape(self.rank, *now.w.shape)
+        moments = dict(exp_avg=now.m, exp_avg_sq=now.v)
+        return at.moved(u), dict(moments, last_grad=now.g, last_step=u, factors=factors)
+
+    def _tokens(self, now: Moments, at: TensorStep) -> Tensor:
         """Return a tensor's coordinates after they have looked at each other, ``[n, width]``."""
         d = now.root
-        first = now.t == 1
-        change = torch.where(first, 0, now.g - grad.to(d.dtype))
-        x = [now.direction, now.g / d, change / d, step.to(d.dtype), now.w]
-        t = now.t.to(d.dtype)
-        progress = t / num_steps if num_steps is not None else torch.zeros_like(t)
-        x += [y.expand_as(d) for y in (bend(t / 100), progress.clamp(max=1))]
+        grad, step = (at.state[key].to(d.dtype) for key in ("last_grad", "last_step"))
+        change = torch.where(now.t == 1, 0, now.g - grad)
+        x = [now.direction, now.g / d, change / d, step, now.w]
+        times = bend(now.t.to(d.dtype) / 100), at.progress(d.dtype)
+        x += [y.expand_as(d) for y in times]
         features = torch.stack([y.flatten() for y in x], -1).clamp(-HIGHEST, HIGHEST)
         z = linear(self.token, features)
         if not len(z):
@@ -176,8 +157,6 @@ class Preconditioner(UpdateRule):
 
     def _across(self, means: list[Tensor]) -> list[Tensor]:
         """Return the tensors' means after they have looked at each other."""
-        if not means:
-            return []
         kind = functools.reduce(torch.promote_types, (x.dtype for x in means))
         z = torch.stack([x.to(kind) for x in means])
         q, k, v = (linear(layer, normalized(z)) for layer in self.across)  # type: ignore[arg-type]

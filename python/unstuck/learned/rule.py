@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _file
+from unstuck.learned._moments import TensorStep
 
-__all__ = ["State", "UpdateRule"]
+__all__ = ["State", "TensorStep", "UpdateRule"]
 
 State = dict[str, list[Tensor]]
 
@@ -30,7 +31,9 @@ class UpdateRule(nn.Module, ABC):
     A rule is functional: it writes nothing, autograd runs through it, and ``torch.func.vmap`` maps
     it over students and, with ``torch.func.functional_call``, over meta-parameters.
 
-    A class has a `name` and keyword arguments of plain numbers, texts and lists, which it hands to
+    A class says in :meth:`step_tensor` how one tensor steps, in :meth:`memory` what it keeps beside
+    tensors of the parameter's shape, and in :meth:`between` what tensors tell each other. It has a
+    `name` and keyword arguments of plain numbers, texts and lists, which it hands to
     this class's constructor; these are what :meth:`save` writes beside the weights.
 
     Parameters
@@ -56,7 +59,31 @@ class UpdateRule(nn.Module, ABC):
         """Return the constructor's arguments, fit for JSON."""
         return dict(self._config)
 
+    # ------------------------------------------------------------ what a class fills in
     @abstractmethod
+    def step_tensor(self, at: TensorStep, told: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one tensor's new parameter, ``at.moved(u)``, and its new state by name.
+
+        Parameters
+        ----------
+        at : TensorStep
+            The tensor, its gradient and its state.
+        told
+            What :meth:`between` has returned for it.
+        """
+
+    def memory(self, p: Tensor) -> dict[str, Tensor]:
+        """Return a tensor's state of the names :attr:`beside` before the first step."""
+        return {}
+
+    def between(self, tensors: Sequence[TensorStep]) -> Sequence[Any]:
+        """Return what each tensor is told before it steps, by all together; there is at least one.
+
+        Rules in which every tensor steps for itself leave this as it is: None for each.
+        """
+        return [None] * len(tensors)
+
+    # ------------------------------------------------------------ what every rule does
     def init_state(self, params: Sequence[Tensor]) -> State:
         """Return the state before the first step.
 
@@ -71,8 +98,12 @@ class UpdateRule(nn.Module, ABC):
             One tensor a parameter under each name: those of :attr:`like` and :attr:`beside` with
             the parameter's dtype, and ``"step"``, a float32 count without dimensions.
         """
+        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
+        further = [self.memory(p) for p in params]
+        state.update({key: [each[key] for each in further] for key in self.beside})
+        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
+        return state
 
-    @abstractmethod
     def forward(
         self,
         params: Sequence[Tensor],
@@ -95,6 +126,27 @@ class UpdateRule(nn.Module, ABC):
         num_steps : float or Tensor, optional
             Steps of the whole run, for rules that look at the progress; None where unknown.
         """
+        tensors = [
+            TensorStep(
+                w,
+                g,
+                {k: v[i] for k, v in state.items()},
+                state["step"][i] + 1,
+                num_steps,
+                self.rate * lr,
+            )
+            for i, (w, g) in enumerate(zip(params, grads, strict=True))
+        ]
+        moved: list[Tensor] = []
+        new: State = {key: [] for key in state}
+        told = self.between(tensors) if tensors else []
+        for at, word in zip(tensors, told, strict=True):
+            w, after = self.step_tensor(at, word)
+            moved.append(w)
+            for key, value in after.items():
+                new[key].append(value.to(w.dtype))
+            new["step"].append(at.t)
+        return moved, new
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write class, configuration and meta-parameters as one safetensors file.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from unstuck.learned import _check
 from unstuck.learned._layers import linear, normalized, zero
-from unstuck.learned._moments import Moments, advance, bend, widened
-from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned._moments import Moments, TensorStep, advance, bend, widened
+from unstuck.learned.rule import UpdateRule
 
 __all__ = ["Transformer"]
 
@@ -92,46 +91,26 @@ class Transformer(UpdateRule):
         self.ages = nn.Parameter(0.1 * torch.randn(history + 1, width, dtype=torch.float32))
         zero(self.out)
 
-    def init_state(self, params: Sequence[Tensor]) -> State:
-        """See :meth:`UpdateRule.init_state`; ``history [history, 4, *shape]``, the newest first."""
-        state: State = {key: [torch.zeros_like(p) for p in params] for key in self.like}
-        state["history"] = [p.new_zeros((self.history, FEATURES, *p.shape)) for p in params]
-        state["step"] = [p.new_zeros((), dtype=torch.float32) for p in params]
-        return state
+    def memory(self, p: Tensor) -> dict[str, Tensor]:
+        """Return the ``history [history, 4, *shape]``, the newest first."""
+        return {"history": p.new_zeros((self.history, FEATURES, *p.shape))}
 
-    def forward(
-        self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        state: State,
-        *,
-        lr: float | Tensor = 1.0,
-        num_steps: float | Tensor | None = None,
-    ) -> tuple[list[Tensor], State]:
-        """See :meth:`UpdateRule.forward`."""
-        new: State = {key: [] for key in state}
-        moved = []
-        for i, (w, g) in enumerate(zip(params, grads, strict=True)):
-            now = advance(w, g, *(state[key][i] for key in (*self.like, "step")))
-            seen = _features(now)  # [4, *shape]
-            history = torch.cat([seen[None], widened(state["history"][i])])
-            u = self._block(history, now, num_steps)
-            if self.nominal:
-                u = now.direction + u
-            moved.append((now.w - self.rate * lr * u).to(w.dtype))
-            after = {"exp_avg": now.m, "exp_avg_sq": now.v, "history": history[:-1]}
-            for key, value in after.items():
-                new[key].append(value.to(w.dtype))
-            new["step"].append(now.t)
-        return moved, new
+    def step_tensor(self, at: TensorStep, told: None) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`UpdateRule.step_tensor`."""
+        now = advance(at)
+        seen = _features(now)  # [4, *shape]
+        history = torch.cat([seen[None], widened(at.state["history"])])
+        u = self._block(history, now, at)
+        if self.nominal:
+            u = now.direction + u
+        return at.moved(u), dict(exp_avg=now.m, exp_avg_sq=now.v, history=history[:-1])
 
-    def _block(self, history: Tensor, now: Moments, num_steps: float | Tensor | None) -> Tensor:
+    def _block(self, history: Tensor, now: Moments, at: TensorStep) -> Tensor:
         """Return the block's output, ``[*shape]``; the present is ``history[0]``."""
         kind = history.dtype
         x = history.movedim((0, 1), (-2, -1))  # [*shape, times, features]
         t = now.t.to(kind)
-        progress = t / num_steps if num_steps is not None else torch.zeros_like(t)
-        times = torch.stack([bend(t / 100), progress.clamp(max=1)])
+        times = torch.stack([bend(t / 100), at.progress(kind)])
         q = linear(self.query, torch.cat([x[..., 0, :], times.expand(*now.w.shape, NOW)], -1))
         keys = self._by_head(linear(self.key, x) + self.ages.to(kind))
         values = self._by_head(linear(self.value, x))

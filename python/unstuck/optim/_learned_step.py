@@ -111,9 +111,8 @@ def _state(optimizer: Learned, p: Tensor) -> dict[str, Any]:
     w = layout.local(p).detach()
     missing = [key for key in rule.beside if state.get(key) is None]
     if missing:
-        fresh = rule.init_state([w])
-        for key in missing:
-            state[key] = fresh[key][0]
+        fresh = rule.memory(w)
+        state.update({key: fresh[key] for key in missing})
     for key in rule.beside:
         if state[key].dtype != w.dtype or state[key].device != w.device:
             state[key] = state[key].to(device=w.device, dtype=w.dtype)

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from unstuck._extras import require
-from unstuck.cli import reproduce_alme, reproduce_search
+from unstuck.cli import reproduce_alme, reproduce_learned, reproduce_search
 from unstuck.cli._options import INTERRUPTED, Threads, writable_json
 from unstuck.experiments import (
     METHODS,
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     for name, command in reproduce_search.COMMANDS.items():
         group.command(name)(command)
     group.command("alme")(reproduce_alme.alme)
+    group.command("learned")(reproduce_learned.learned)
     app.add_typer(group, name="reproduce")
 
 

@@ -1,0 +1,150 @@
+"""``unstuck reproduce learned``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unstuck.cli._options import (
+    Threads,
+    names_of,
+    read_option,
+    running,
+    writable_json,
+    write_tables,
+)
+from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.learned_heldout import HeldOutPlan, run_heldout
+from unstuck.experiments.learned_report import heldout_markdown
+from unstuck.learned import load
+from unstuck.problems import lookup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was asked for."""
+
+    size: str
+    rule: str
+    clock: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to run.
+
+    Attributes
+    ----------
+    fixed : dict
+        What all cells of its file have in common.
+    run : callable
+        Runs what the file at a path lacks, telling how it goes.
+    tables : callable
+        Writes a record as markdown.
+    figures : callable
+        Draws a record: figures by what their files have after the name of the study's.
+    """
+
+    fixed: dict[str, Any]
+    run: Callable[[Path, Tell], CellRecord]
+    tables: Callable[[CellRecord], str]
+    figures: Callable[[CellRecord], dict[str, Figure]] = lambda record: {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A row of the table of studies.
+
+    Attributes
+    ----------
+    name : str
+        What its file is of.
+    suffix : str
+        What its files have after the name that the command was given.
+    prepare : callable
+        Reads what was asked for; raises ValueError.
+    """
+
+    name: str
+    suffix: str
+    prepare: Callable[[Asked], Prepared]
+
+
+SIZES: dict[str, HeldOutPlan] = {
+    "full": HeldOutPlan(),
+    "small": HeldOutPlan(("digits 64 sigmoid", "mnist1d 64, 3 x"), seeds=2, most=60, rounds=3),
+}
+
+
+def _heldout(asked: Asked) -> Prepared:
+    plan = dataclasses.replace(SIZES[asked.size], clock=asked.clock)
+    rule, name = load(asked.rule), Path(asked.rule).name
+    return Prepared(
+        plan.fixed,
+        lambda path, tell: run_heldout(plan, rule, path, tell),
+        lambda record: heldout_markdown(record, plan, rule, name),
+    )
+
+
+STUDIES = {
+    "heldout": Study("learned-heldout", "", _heldout),
+}
+
+
+def learned(
+    study: Annotated[
+        str, typer.Option(help=f"Comma-separated, or all; known: {', '.join(STUDIES)}.")
+    ] = "all",
+    rule: Annotated[
+        str, typer.Option(help="Learned rule: a name that comes with the package, or a file.")
+    ] = "mlp-v1",
+    size: Annotated[
+        str, typer.Option(help="full, or small: seconds, and no firm result.")
+    ] = "full",
+    clock: Annotated[
+        bool, typer.Option(help="Compare at equal time, too, which needs an idle machine.")
+    ] = True,
+    threads: Threads = 1,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Results as JSON; tables (.md) and pictures (.png) go beside it. Cells that the "
+            "file holds are not run again: those of baselines serve every rule."
+        ),
+    ] = Path("learned.json"),
+) -> None:
+    """Run learned rules beside tuned Adam, AdamW and SGD on tasks that meta-training never saw."""
+    console = Console()
+    try:
+        names = STUDIES if study == "all" else names_of(study)
+        rows = [lookup(STUDIES, name, "study") for name in names]
+        asked = Asked(lookup({name: name for name in SIZES}, size, "size"), rule, clock)
+        target = read_option("--out", writable_json, out)
+        ready = []
+        for row in rows:
+            prepared, path = row.prepare(asked), target.with_name(f"{target.stem}{row.suffix}.json")
+            CellRecord.open(path, row.name, prepared.fixed)
+            ready.append((prepared, path))
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for prepared, path in ready:
+        with running(console, threads, path):
+            record = prepared.run(
+                path, lambda line: console.print(line, highlight=False, soft_wrap=True)
+            )
+        for name, figure in prepared.figures(record).items():
+            picture = path.with_name(f"{path.stem}-{name}.png")
+            figure.savefig(picture, dpi=90)
+            console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+        write_tables(console, path, prepared.tables(record))

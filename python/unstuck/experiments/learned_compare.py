@@ -1,0 +1,176 @@
+"""What "below" and "no worse" mean in the study of held-out tasks: differences paired by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unstuck.experiments.learned_training import Job
+
+ERRORS = 2.0  # standard errors that a difference must exceed
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names of the cells of one task and length.
+
+    Examples
+    --------
+    >>> Key("digits 512", 300).rule("e1299b26", 0.3)
+    'digits 512/300/rule e1299b26 x 0.3'
+    """
+
+    task: str
+    steps: int
+
+    def baseline(self, job: Job) -> str:
+        """Name of a baseline's cell."""
+        return f"{self.task}/{self.steps}/{job.name}"
+
+    def rule(self, mark: str, lr: float) -> str:
+        """Name of the cell of a rule with a multiplier."""
+        return f"{self.task}/{self.steps}/rule {mark} x {lr:g}"
+
+
+def average(values: Sequence[float | None]) -> float:
+    """Return the mean over seeds, infinite where a run was not finite."""
+    return math.inf if None in values else statistics.fmean(v for v in values if v is not None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference between two settings, seed by seed.
+
+    Attributes
+    ----------
+    mean : float
+        Its mean over seeds.
+    error : float
+        The mean's standard error: deviation over seeds by the root of their number.
+
+    Examples
+    --------
+    >>> Difference.of([1.0, 2.0, 3.0], [2.0, 3.5, 4.0]).verdict
+    'below'
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, left: Sequence[float | None], right: Sequence[float | None]) -> Difference:
+        """Return left minus right; a run that was not finite is infinitely far above."""
+        if None in left or None in right:
+            return cls(average(left) - (0.0 if None in left else average(right)), 0.0)
+        pairs = [a - b for a, b in zip(left, right, strict=True)]  # type: ignore[operator]
+        deviation = statistics.stdev(pairs) if len(pairs) > 1 else 0.0
+        return cls(statistics.fmean(pairs), deviation / math.sqrt(len(pairs)))
+
+    @property
+    def verdict(self) -> str:
+        """``"below"`` or ``"above"`` where the mean is so by more than two errors, or ``"level"``.
+
+        "No worse within the spread" is whatever is not above.
+        """
+        if abs(self.mean) <= ERRORS * self.error or self.mean == 0:
+            return "level"
+        return "below" if self.mean < 0 else "above"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A setting that was chosen by a loss.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    cell : dict
+        Its figures.
+    """
+
+    name: str
+    cell: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, cells: Mapping[str, Mapping[str, Any]], part: str) -> Chosen:
+        """Return the setting with the lowest mean loss on a part of the data."""
+        name = min(cells, key=lambda name: average(cells[name][part]["loss"]))
+        return cls(name, cells[name])
+
+    def losses(self, part: str) -> Sequence[float | None]:
+        """Return the losses of all seeds."""
+        values: Sequence[float | None] = self.cell[part]["loss"]
+        return values
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A rule beside the best baselines of a task.
+
+    Attributes
+    ----------
+    task, family : str
+        Which.
+    rule : Chosen
+        The rule with the multiplier of the lowest training loss.
+    by_training, by_validation : Chosen
+        The baseline, of all methods, schedules and rates, of the lowest training loss, and that of
+        the lowest validation loss.
+
+    Notes
+    -----
+    Choices are made on the seeds that are shown: that is in favour of who has more to choose from,
+    the baselines.
+    """
+
+    task: str
+    family: str
+    rule: Chosen
+    by_training: Chosen
+    by_validation: Chosen
+
+    def difference(self, part: str, against: str = "by_training") -> Difference:
+        """Return the rule's loss on a part of the data minus a baseline's."""
+        other: Chosen = getattr(self, against)
+        return Difference.of(self.rule.losses(part), other.losses(part))
+
+    @property
+    def trains_below(self) -> bool:
+        """Whether the training loss is below that of the baseline with the lowest."""
+        return self.difference("train").verdict == "below"
+
+    @property
+    def validates(self) -> bool:
+        """Whether the validation loss of these same runs is no worse."""
+        return self.difference("validation").verdict != "above"
+
+    @property
+    def validates_strictly(self) -> bool:
+        """Whether it is no worse than that of the baseline tuned by validation loss."""
+        return self.difference("validation", "by_validation").verdict != "above"
+
+
+def families(comparisons: Sequence[Comparison]) -> dict[str, dict[str, bool]]:
+    """Return of every family what holds on all its tasks.
+
+    Returns
+    -------
+    dict
+        By family: ``trains_below``, ``validates``, ``validates_strictly``, ``both`` (the first
+        two), and ``both_strictly`` (the first and the third).
+    """
+    found: dict[str, dict[str, bool]] = {}
+    for family in dict.fromkeys(one.family for one in comparisons):
+        mine = [one for one in comparisons if one.family == family]
+        kinds = ("trains_below", "validates", "validates_strictly")
+        held = {kind: all(getattr(one, kind) for one in mine) for kind in kinds}
+        found[family] = {
+            **held,
+            "both": held["trains_below"] and held["validates"],
+            "both_strictly": held["trains_below"] and held["validates_strictly"],
+        }
+    return found

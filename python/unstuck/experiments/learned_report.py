@@ -1,0 +1,168 @@
+"""The tables of the study of held-out tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unstuck.experiments.cells import CellRecord, spread
+from unstuck.experiments.learned_compare import ERRORS, Chosen, Comparison, Difference, families
+from unstuck.experiments.learned_heldout import (
+    MULTIPLIERS,
+    POWERS,
+    UNCOUNTED,
+    HeldOutPlan,
+    clock_key,
+    comparisons,
+)
+from unstuck.experiments.learned_timing import LEARNED, THREADS
+from unstuck.experiments.learned_training import METHODS, PARTS, fingerprint
+from unstuck.learned import UpdateRule
+
+KINDS = {
+    "trains_below": "training loss below",
+    "validates": "validation loss of these runs no worse",
+    "both": "both",
+    "validates_strictly": "validation loss no worse than tuned by it",
+    "both_strictly": "first and this",
+}
+
+
+def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, name: str) -> str:
+    """Write the tables: losses at equal steps and at equal time, and what holds of each family.
+
+    Parameters
+    ----------
+    record : CellRecord
+        From :func:`unstuck.experiments.learned_heldout.run_heldout`.
+    plan : HeldOutPlan
+        Its tasks.
+    rule : UpdateRule
+        The rule.
+    name : str
+        What it is called.
+
+    Examples
+    --------
+    >>> from unstuck.experiments.learned_heldout import run_heldout
+    >>> from unstuck.learned import MLP
+    >>> plan, rule = HeldOutPlan(("digits 64 sigmoid",), seeds=1, clock=False, most=2), MLP()
+    >>> "| activation | no |" in heldout_markdown(run_heldout(plan, rule), plan, rule, "new")
+    True
+    """
+    seeds = f"{plan.seeds} seed" + "s" * (plan.seeds > 1)
+    multipliers = ", ".join(f"{lr:g}" for lr in MULTIPLIERS)
+    lines = [
+        "# A learned rule on tasks that its meta-training never saw",
+        "",
+        f"The rule {name} ({fingerprint(rule)}) with one multiplier of {multipliers}, told the "
+        "number of steps, against Adam, AdamW (weight decay 0.01) and SGD (momentum 0.9), each at "
+        f"a constant rate and with a cosine to 0, the rate from {len(POWERS['adam'])} half decades "
+        "and from more while the best is at an end. The same first weights and batches for all, by "
+        f"{seeds}; mean ± standard deviation over them. Losses are over all rows of a part at the "
+        "end of the run.",
+        "",
+        "A difference is the rule's loss minus the baseline's, seed by seed: mean ± standard error."
+        f" It is called below or above where it is so by more than {ERRORS:g} standard errors, else"
+        " level; no worse is what is not above. A family has what all its tasks have. All choices, "
+        "the rule's multiplier (by training loss) and the baselines' method, schedule and rate, "
+        "are made on the seeds that are shown: it favours the baselines, which have more of them.",
+        "",
+        record.origin,
+    ]
+    lines += ["", "## At equal steps", "", *_comparison(comparisons(record, plan, rule))]
+    if plan.clock:
+        lines += [
+            "",
+            "## At equal time",
+            "",
+            f"The baselines' steps are those that they make, on {THREADS[-1]} threads, in the time "
+            "of the rule's; schedules are stretched over them, and the rate is tuned again: the "
+            "best at equal steps and its neighbours.",
+            "",
+            *_comparison(comparisons(record, plan, rule, clock=True)),
+            "",
+            *_seconds(record, plan, rule),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _comparison(found: Sequence[Comparison]) -> list[str]:
+    """Return the tables of one kind of comparison."""
+    counted = {name: held for name, held in families(found).items() if name != UNCOUNTED}
+    lines = ["| family | " + " | ".join(KINDS.values()) + " |", "|---|" + "---|" * len(KINDS)]
+    for family, held in families(found).items():
+        beside = " (not counted)" if family == UNCOUNTED else ""
+        row = ["yes" if held[kind] else "no" for kind in KINDS]
+        lines.append(f"| {family}{beside} | " + " | ".join(row) + " |")
+    sums = [f"{sum(held[kind] for held in counted.values())} of {len(counted)}" for kind in KINDS]
+    lines.append("| **counted** | " + " | ".join(sums) + " |")
+    lines += [
+        "",
+        "Against the baseline with the lowest training loss:",
+        "",
+        "| family | task | rule | baseline | training: rule | baseline | difference "
+        "| validation: rule | baseline | difference |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        figures = [
+            text
+            for part in PARTS[:2]
+            for text in _pair(one.rule, one.by_training, part, one.difference(part))
+        ]
+        names = [one.family, one.task, one.rule.name, one.by_training.name]
+        lines.append("| " + " | ".join([*names, *figures]) + " |")
+    lines += [
+        "",
+        "Against the baseline with the lowest validation loss, and on rows that nothing was chosen "
+        "by:",
+        "",
+        "| task | baseline | validation: rule | baseline | difference | test: rule | baseline "
+        "| difference | test accuracy %: rule | baseline |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        figures = [
+            text
+            for part in PARTS[1:]
+            for text in _pair(
+                *(one.rule, one.by_validation, part), one.difference(part, "by_validation")
+            )
+        ]
+        accuracies = [_accuracy(chosen) for chosen in (one.rule, one.by_validation)]
+        lines.append(
+            "| " + " | ".join([one.task, one.by_validation.name, *figures, *accuracies]) + " |"
+        )
+    return lines
+
+
+def _pair(rule: Chosen, other: Chosen, part: str, difference: Difference) -> list[str]:
+    """Return the losses of both on a part, and their difference."""
+    losses = [spread(list(chosen.losses(part))) for chosen in (rule, other)]  # type: ignore[arg-type]
+    mean, error = f"{difference.mean:+.2g}", f"{difference.error:.1g}"
+    return [*losses, f"{mean} ± {error}, {difference.verdict}"]
+
+
+def _accuracy(chosen: Chosen) -> str:
+    values = [100 * value for value in chosen.cell["test"]["accuracy"] if value is not None]
+    return spread(values)
+
+
+def _seconds(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule) -> list[str]:
+    """Return the table of times of a training step."""
+    names = [*METHODS, LEARNED]
+    lines = [
+        "Milliseconds of a training step (forward, backward, `torch.optim` with `fused=True` or "
+        "`unstuck.optim.Learned`), medians of "
+        f"{plan.rounds} interleaved rounds:",
+        "",
+        "| task | threads | " + " | ".join(names) + " | learned / adam |",
+        "|---|---|" + "---|" * (len(names) + 1),
+    ]
+    for name in plan.tasks:
+        clock = record.cells[clock_key(name, rule)]
+        for threads, seconds in clock.items():
+            times = [f"{1e3 * seconds[one]:.3g}" for one in names]
+            ratio = seconds[LEARNED] / seconds["adam"]
+            lines.append(f"| {name} | {threads} | " + " | ".join(times) + f" | {ratio:.2f} |")
+    return lines

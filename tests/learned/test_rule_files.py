@@ -8,11 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from unstuck.learned import LSTM, MLP, Preconditioner, Transformer, _file, load, pretrained
+from unstuck.learned import (
+    LSTM,
+    MLP,
+    FeatureMLP,
+    Preconditioner,
+    Transformer,
+    _file,
+    load,
+    pretrained,
+)
 from unstuck.optim import Learned
 
 MAKERS = [
     lambda: MLP(hidden=3, control=5),
+    lambda: FeatureMLP(3, 1, momenta=(0.5,), factored=(0.9, 0.99)),
     lambda: LSTM("rich", hidden=4, nominal=False, scale=0.1),
     lambda: Transformer(width=4, heads=1, history=2),
     lambda: Preconditioner(width=4, rank=2),

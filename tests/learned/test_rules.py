@@ -7,12 +7,24 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from unstuck.learned import LSTM, MLP, RULES, Preconditioner, Transformer, UpdateRule
+from unstuck.learned import (
+    LSTM,
+    MLP,
+    RULES,
+    FeatureMLP,
+    Preconditioner,
+    Transformer,
+    UpdateRule,
+)
 
 SHAPES = ((4, 3), (5,), (), (2, 3, 2))
 MAKERS = {
     "mlp": MLP,
     "mlp-wide": lambda: MLP(hidden=9, control=5),
+    "feature-mlp": FeatureMLP,
+    "feature-mlp-long": lambda: FeatureMLP(
+        6, 1, momenta=(0.1, 0.5, 0.99, 0.999, 0.9999), factored=(0, 0.5, 0.8, 0.9, 0.99, 0.999)
+    ),
     "lstm-gradient": lambda: LSTM("gradient", hidden=6),
     "lstm-log": lambda: LSTM("log", hidden=6, scale=0.5),
     "lstm-rich": lambda: LSTM("rich", hidden=6),
@@ -20,7 +32,15 @@ MAKERS = {
     "transformer-alone": lambda: Transformer(width=6, heads=3, history=2, nominal=False),
     "preconditioner": lambda: Preconditioner(width=8, rank=2),
 }
-NOMINAL = ("mlp", "mlp-wide", "lstm-rich", "transformer", "preconditioner")
+NOMINAL = (
+    "mlp",
+    "mlp-wide",
+    "feature-mlp",
+    "feature-mlp-long",
+    "lstm-rich",
+    "transformer",
+    "preconditioner",
+)
 every_rule = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -169,9 +189,9 @@ def test_gradients_through_an_unroll_are_those_of_differences(name: str):
     with torch.no_grad():
         for _ in range(3):
             direction = torch.randn_like(theta)
-            h = 1e-4
+            h = 1e-6  # so small that no unit switches in between
             difference = (final(theta + h * direction) - final(theta - h * direction)) / (2 * h)
-            torch.testing.assert_close(difference, slope @ direction, rtol=2e-3, atol=1e-6)
+            torch.testing.assert_close(difference, slope @ direction, rtol=1e-4, atol=1e-6)
     assert slope.abs().max() > 1e-6
 
 
@@ -274,6 +294,14 @@ def test_the_transformer_sees_no_further_than_its_history():
         (lambda: MLP(hidden=0), ValueError, r"hidden: 0; it must be in \[1, 64\]"),
         (lambda: MLP(hidden=2.0), TypeError, "hidden must be a whole number, not 2.0"),
         (lambda: MLP(control=1000), ValueError, r"control: 1000; it must be in \[1, 256\]"),
+        (lambda: FeatureMLP(layers=3), ValueError, r"layers: 3; it must be in \[1, 2\]"),
+        (
+            lambda: FeatureMLP(momenta=(0.5, 1.0)),
+            ValueError,
+            r"among momenta: 1\.0; .* in \[0, 1\)",
+        ),
+        (lambda: FeatureMLP(factored=(0.9,)), ValueError, "Adam's with them: 3, not 1"),
+        (lambda: FeatureMLP(factored="abc"), TypeError, "a sequence of numbers, not 'abc'"),
         (lambda: LSTM("all"), ValueError, "'all'; they are one of .'gradient', 'log', 'rich'."),
         (lambda: LSTM(hidden=True), TypeError, "hidden must be a whole number, not True"),
         (lambda: LSTM(scale=0.0), ValueError, r"scale: 0\.0; it must be finite and above 0"),

@@ -2,6 +2,7 @@
 
 from unstuck.learned.estimators import ESTIMATORS, Backprop, Estimate, Estimator, Evolution
 from unstuck.learned.families import FAMILIES
+from unstuck.learned.feature_mlp import FeatureMLP
 from unstuck.learned.functions import Functions, Landscape, Quadratic, Quadratics
 from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
@@ -9,7 +10,7 @@ from unstuck.learned.networks import Network, Networks
 from unstuck.learned.objective import Objective
 from unstuck.learned.preconditioner import Preconditioner
 from unstuck.learned.registry import RULES, load, pretrained
-from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned.rule import State, TensorStep, UpdateRule
 from unstuck.learned.task import Family, Mixture, Scaled, Task
 from unstuck.learned.training import MetaTraining, Row
 from unstuck.learned.transformer import Transformer
@@ -27,6 +28,7 @@ __all__ = [
     "Estimator",
     "Evolution",
     "Family",
+    "FeatureMLP",
     "Functions",
     "Landscape",
     "MetaTraining",
@@ -42,6 +44,7 @@ __all__ = [
     "Scaled",
     "State",
     "Task",
+    "TensorStep",
     "Transformer",
     "UpdateRule",
     "Workers",

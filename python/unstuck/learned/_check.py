@@ -26,3 +26,16 @@ def flag(name: str, value: Any) -> None:
     """Raise unless `value` is True, False or None."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{name} must be True, False or None, not {value!r}")
+
+
+def decays(name: str, values: Any) -> None:
+    """Raise unless `values` are at most 16 numbers in [0, 1)."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} must be a sequence of numbers, not {values!r}")
+    if len(values) > 16:
+        raise ValueError(f"{name} must be at most 16 numbers, not {len(values)}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be numbers, not {value!r}")
+        if not 0 <= value < 1:
+            raise ValueError(f"Invalid decay among {name}: {value}; it must be in [0, 1)")

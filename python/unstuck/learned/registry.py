@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from unstuck.learned import _file
+from unstuck.learned.feature_mlp import FeatureMLP
 from unstuck.learned.lstm import LSTM
 from unstuck.learned.mlp import MLP
 from unstuck.learned.preconditioner import Preconditioner
@@ -17,7 +18,7 @@ from unstuck.learned.transformer import Transformer
 __all__ = ["RULES", "load", "pretrained"]
 
 RULES: dict[str, type[UpdateRule]] = {
-    rule.name: rule for rule in (MLP, LSTM, Transformer, Preconditioner)
+    rule.name: rule for rule in (MLP, FeatureMLP, LSTM, Transformer, Preconditioner)
 }
 
 WEIGHTS = Path(__file__).parent / "weights"

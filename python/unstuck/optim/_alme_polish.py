@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unstuck.ops import adam
+from unstuck.optim import _closure as closures
 from unstuck.optim import _validate as validate
 from unstuck.optim._polish import Polish, Scale, first_scales
 from unstuck.optim._trials import Closure, as_loss
@@ -251,7 +252,7 @@ def _evaluate(optimizer: ALME, flat: Flat, point: Tensor, closure: Closure) -> F
     try:
         with torch.enable_grad():
             value = closure()
-            own = optimizer._needs_backward(value)
+            own = closures.needs_backward(optimizer, value)
             if own:
                 value.backward()
     except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,40 +11,12 @@ from unstuck.ops import adam, reference_adam
 from unstuck.optim import _alme_groups as groups
 from unstuck.optim import _layout as layout
 from unstuck.optim import _moments as moments
+from unstuck.optim import _plans as plans
 
 if TYPE_CHECKING:
     from unstuck.optim.alme import ALME
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Row(NamedTuple):
-    """One parameter with a gradient, and the number of its group."""
-
-    p: Tensor
-    grad: Tensor
-    group: int
-
-
-class Kept:
-    """A native plan of everything that has a gradient, until something moves."""
-
-    def __init__(self, plan: adam.Plan, rows: list[Row]) -> None:
-        self.plan = plan
-        self.device = rows[0].p.device if rows else torch.device("cpu")
-        self.params = [row.p for row in rows]
-
-
-def collect(optimizer: ALME) -> list[Row]:
-    """Return the parameters that have a gradient, every gradient checked."""
-    rows = []
-    for index, group in enumerate(optimizer.param_groups):
-        for p in group["params"]:
-            if p.grad is not None:
-                layout.check_parameter("ALME", p)
-                layout.check_gradient("ALME", p, p.grad)
-                rows.append(Row(p, p.grad, index))
-    return rows
 
 
 def step(optimizer: ALME) -> None:
@@ -59,7 +31,7 @@ def step(optimizer: ALME) -> None:
         if (on_host or not (ready or plain)) and bool(found_inf):
             return  # an overflow: nothing is even created (a ready plan asks the device alone)
     if not ready:
-        rows = collect(optimizer)  # raises before anything has changed
+        rows = plans.collect(optimizer)  # raises before anything has changed
         if not rows:
             return
         kept = None if plain else _keep(optimizer, rows)
@@ -75,33 +47,17 @@ def step(optimizer: ALME) -> None:
         optimizer._search["steps"] += 1
 
 
-def _keep(optimizer: ALME, rows: list[Row]) -> Kept | None:
+def _keep(optimizer: ALME, rows: list[plans.Row]) -> plans.Kept | None:
     """Make and keep a plan of these rows; None when they must go one by one."""
+    params = [row.p for row in rows]
+
+    def make(device: torch.device) -> adam.Plan:
+        states = [_state(optimizer, p) for p in params]
+        m, v, steps = ([s[key] for s in states] for key in (*MOMENTS, "step"))
+        return adam.plan_for(device, params, m, v, steps, [row.group for row in rows])
+
     optimizer._plan = None
-    device = rows[0].p.device
-    if any(row.p.device != device or not layout.is_plain(row.p) for row in rows):
-        return None
-    if not adam.native_ready(device):
-        return None
-    known = set(optimizer.state)
-    try:
-        states = [_state(optimizer, row.p) for row in rows]
-        plan = adam.plan_for(
-            device,
-            [row.p for row in rows],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [s["step"] for s in states],
-            [row.group for row in rows],
-        )
-    except Exception:
-        for p in [p for p in optimizer.state if p not in known]:
-            del optimizer.state[p]
-        raise
-    plan.watch(optimizer.param_groups, optimizer.state)
-    if not plan.ready(optimizer.param_groups, optimizer.state):
-        return None  # a gradient of another layout
-    optimizer._plan = Kept(plan, rows)
+    optimizer._plan = plans.build(optimizer, params, adam.native_ready, make)
     return optimizer._plan
 
 
@@ -112,7 +68,7 @@ def _state(optimizer: ALME, p: Tensor) -> dict[str, Any]:
 
 
 def _step_slowly(
-    optimizer: ALME, rows: list[Row], grad_scale: Tensor | None, found_inf: Tensor | None
+    optimizer: ALME, rows: list[plans.Row], grad_scale: Tensor | None, found_inf: Tensor | None
 ) -> None:
     """Complex and sharded parameters, gaps, several devices, plain torch, code being compiled."""
     tracking = optimizer._tracking

@@ -8,7 +8,7 @@ import torch
 
 from unstuck.ops import blend
 from unstuck.optim import _blend_state as blend_state
-from unstuck.optim import _layout as layout
+from unstuck.optim import _plans as plans
 from unstuck.optim import _slow_step as slow_step
 
 if TYPE_CHECKING:
@@ -20,27 +20,19 @@ def build(
 ) -> blend.Plan | None:
     """Return a plan of everything that has a gradient, or None when the slow way must do."""
     optimizer._plan = None
-    devices = {row.p.device for row in rows}
-    if len(devices) > 1 or not all(layout.is_plain(row.p) for row in rows):
+    kept = plans.build(
+        optimizer,
+        [row.p for row in rows],
+        blend.native_ready,
+        lambda device: _plan_of(optimizer, rows, modes, device),
+    )
+    if kept is None:
         return None
-    device = next(iter(devices), torch.device("cpu"))
-    if not blend.native_ready(device):
-        return None
-    known = set(optimizer.state)
-    try:
-        plan = _plan_of(optimizer, rows, modes, device)
-    except Exception:
-        for p in [p for p in optimizer.state if p not in known]:
-            del optimizer.state[p]
-        raise
-    plan.watch(optimizer.param_groups, optimizer.state)
-    if not plan.ready(optimizer.param_groups, optimizer.state):
-        return None  # a gradient of another layout
-    optimizer._plan, optimizer._plan_device, optimizer._plan_modes = plan, device, modes
-    optimizer._plan_params = [row.p for row in rows]
+    optimizer._plan, optimizer._plan_device, optimizer._plan_params = kept
+    optimizer._plan_modes = modes
     optimizer._plan_groups = {row.group for row in rows}
     slow_step.remember_idle(optimizer, rows)
-    return plan
+    return optimizer._plan
 
 
 def _plan_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,38 +12,10 @@ from unstuck.ops import _native, learned
 from unstuck.optim import _layout as layout
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _moments as moments
+from unstuck.optim import _plans as plans
 
 if TYPE_CHECKING:
     from unstuck.optim.learned import Learned
-
-
-class Row(NamedTuple):
-    """One parameter with a gradient, and the number of its group."""
-
-    p: Tensor
-    grad: Tensor
-    group: int
-
-
-class Kept:
-    """A native plan of everything that has a gradient, until something moves."""
-
-    def __init__(self, plan: learned.Plan, rows: list[Row]) -> None:
-        self.plan = plan
-        self.device = rows[0].p.device
-        self.params = [row.p for row in rows]
-
-
-def collect(optimizer: Learned) -> list[Row]:
-    """Return the parameters that have a gradient, every gradient checked."""
-    rows = []
-    for index, group in enumerate(optimizer.param_groups):
-        for p in group["params"]:
-            if p.grad is not None:
-                layout.check_parameter("Learned", p)
-                layout.check_gradient("Learned", p, p.grad)
-                rows.append(Row(p, p.grad, index))
-    return rows
 
 
 def step(optimizer: Learned) -> None:
@@ -58,7 +30,7 @@ def step(optimizer: Learned) -> None:
     if found_inf is not None and not asks_device and bool(found_inf):
         return  # an overflow: nothing is even created
     if not ready:
-        rows = collect(optimizer)  # raises before anything has changed
+        rows = plans.collect(optimizer)  # raises before anything has changed
         if not rows:
             return
         kept = None if plain else _keep(optimizer, rows)
@@ -77,29 +49,19 @@ def settings(group: dict[str, Any]) -> learned.Group:
     return learned.Group(group["lr"], group["weight_decay"], group["num_steps"], group["maximize"])
 
 
-def _keep(optimizer: Learned, rows: list[Row]) -> Kept | None:
+def _keep(optimizer: Learned, rows: list[plans.Row]) -> plans.Kept | None:
     """Make and keep a plan of these rows; None when they must go another way."""
+    rule, params = optimizer.rule, [row.p for row in rows]
+
+    def make(device: torch.device) -> learned.Plan:
+        states = [_state(optimizer, p) for p in params]
+        state = {key: [s[key] for s in states] for key in (*rule.like, *rule.beside, "step")}
+        return kernels.plan(rule, device, params, state, [row.group for row in rows])
+
     optimizer._plan = None
-    device = rows[0].p.device
-    if any(row.p.device != device or not layout.is_plain(row.p) for row in rows):
-        return None
-    if not kernels.ready(optimizer.rule, [row.p for row in rows]):
-        return None
-    known = set(optimizer.state)
-    try:
-        states = [_state(optimizer, row.p) for row in rows]
-        keys = (*optimizer.rule.like, *optimizer.rule.beside, "step")
-        state = {key: [s[key] for s in states] for key in keys}
-        params, groups = [row.p for row in rows], [row.group for row in rows]
-        plan = kernels.plan(optimizer.rule, device, params, state, groups)
-    except Exception:
-        for p in [p for p in optimizer.state if p not in known]:
-            del optimizer.state[p]
-        raise
-    plan.watch(optimizer.param_groups, optimizer.state)
-    if not plan.ready(optimizer.param_groups, optimizer.state):
-        return None  # a gradient of another layout
-    optimizer._plan = Kept(plan, rows)
+    optimizer._plan = plans.build(
+        optimizer, params, lambda device: kernels.ready(rule, params), make
+    )
     return optimizer._plan
 
 
@@ -120,7 +82,7 @@ def _state(optimizer: Learned, p: Tensor) -> dict[str, Any]:
 
 
 def _step_slowly(
-    optimizer: Learned, rows: list[Row], grad_scale: Tensor | None, *, native: bool
+    optimizer: Learned, rows: list[plans.Row], grad_scale: Tensor | None, *, native: bool
 ) -> None:
     """Step one group and device after another: other layouts, other rules, plain torch."""
     d = optimizer.defaults

@@ -13,6 +13,8 @@ from unstuck.optim import _alme_escape as escapes
 from unstuck.optim import _alme_groups as groups
 from unstuck.optim import _alme_polish as polishes
 from unstuck.optim import _alme_step as steps
+from unstuck.optim import _closure as closures
+from unstuck.optim import _plans as plans
 from unstuck.optim._alme_population import Together
 from unstuck.optim._alme_settings import SCALES, Escape, Settings, scales_of, tracking_of
 from unstuck.optim._alme_statistics import Statistics
@@ -248,7 +250,7 @@ class ALME(Statistics):
 
     def _forget(self) -> None:
         """Drop everything that is derived from groups and state."""
-        self._plan: steps.Kept | None = None
+        self._plan: plans.Kept | None = None
         self._population: Together | None = None
         self._watch = polishes.Watch()
 
@@ -333,29 +335,18 @@ class ALME(Statistics):
         called = polishes.step(self, closure, eval_closure)
         if called is not None and called.done:
             return called.value
-        own_gradients = called is not None and called.own
-        try:
-            if called is not None:
-                loss = called.value
-            else:
-                with torch.enable_grad():
-                    loss = closure()
-                    own_gradients = self._needs_backward(loss)
-                    if own_gradients:
-                        loss.backward()
+        own = called is not None and called.own
+        evaluate = closure if called is None else lambda: called.value
+        with closures.evaluated(self, evaluate, own=own) as loss, torch.no_grad():
             told = isinstance(loss, (Tensor, float, int)) and not isinstance(loss, bool)
-            with torch.no_grad():
-                if told:
-                    if eval_closure is None:
-                        polishes.watch(self, loss)
-                    self._keep_best(loss)
-                    self.record_loss(loss)
-                steps.step(self)
-                if told and self.escape_due:
-                    escapes.escape(self, closure, eval_closure)
-        finally:
-            if own_gradients:  # if one is left, the next step takes it for the closure's own
-                self.zero_grad()
+            if told:
+                if eval_closure is None:
+                    polishes.watch(self, loss)
+                self._keep_best(loss)
+                self.record_loss(loss)
+            steps.step(self)
+            if told and self.escape_due:
+                escapes.escape(self, closure, eval_closure)
         return loss
 
     def escape(self, closure: Closure, eval_closure: Closure | None = None) -> bool:
@@ -388,10 +379,3 @@ class ALME(Statistics):
             )
         with torch.no_grad():
             return escapes.escape(self, closure, eval_closure).accepted
-
-    def _needs_backward(self, loss: Any) -> bool:
-        return (
-            isinstance(loss, Tensor)
-            and loss.requires_grad
-            and all(p.grad is None for group in self.param_groups for p in group["params"])
-        )

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from unstuck.ops import blend
 from unstuck.ops import gate as gate_ops
@@ -16,12 +15,13 @@ from unstuck.optim import _blend_plan as blend_plan
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _slow_step as slow_step
+from unstuck.optim._closure import ClosureOptimizer
 from unstuck.optim.gate import Gate
 
 __all__ = ["DynamicBlend"]
 
 
-class DynamicBlend(Optimizer):
+class DynamicBlend(ClosureOptimizer):
     r"""Blend of Adam and SGD-momentum in one fused step.
 
     :math:`w \leftarrow w - [\alpha\,\mathrm{lr}\,a + (1-\alpha)\,\mathrm{sgd\_lr}\,d]`, where, with
@@ -259,52 +259,9 @@ class DynamicBlend(Optimizer):
                 group["gate_state"][Header.LOSS] = value
 
     # ------------------------------------------------------------ steps
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Evaluates the model and returns the loss. It may call backward itself. When it leaves
-            every parameter without a gradient, backward is called here, and the gradients are
-            cleared again after the step.
-
-        Returns
-        -------
-        The closure's loss, or None.
-
-        Raises
-        ------
-        RuntimeError
-            When a gradient is sparse.
-        ValueError
-            When a gradient does not fit its parameter, or parameters share memory.
-        """
-        loss, own_gradients = None, False
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-                own_gradients = self._needs_backward(loss)
-                if own_gradients:
-                    try:
-                        loss.backward()
-                    except BaseException:  # a gradient that is left would count as the closure's
-                        self.zero_grad()
-                        raise
-            if isinstance(loss, (Tensor, float, int)):
-                self.record_loss(loss)
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            self._step()
-        if own_gradients:
-            self.zero_grad()
-        return loss
-
-    def _needs_backward(self, loss: Any) -> bool:
-        return (
-            isinstance(loss, Tensor)
-            and loss.requires_grad
-            and all(p.grad is None for group in self.param_groups for p in group["params"])
-        )
+    def _hear(self, loss: Any) -> None:
+        if isinstance(loss, (Tensor, float, int)):
+            self.record_loss(loss)
 
     def _step(self) -> None:
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)

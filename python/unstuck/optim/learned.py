@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from unstuck.learned import MLP, UpdateRule, load
 from unstuck.optim import _learned_groups as groups
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _learned_step as steps
+from unstuck.optim import _plans as plans
+from unstuck.optim._closure import ClosureOptimizer
 
 __all__ = ["Learned"]
 
-Closure = Callable[[], Any]
 
-
-class Learned(Optimizer):
+class Learned(ClosureOptimizer):
     r"""Steps by a learned update rule.
 
     With the direction :math:`u` that the rule makes of gradients, parameters and its memory,
@@ -110,7 +108,7 @@ class Learned(Optimizer):
                 f"fused=True, but there is no native step for {type(self.rule).__name__} with "
                 f"{self.rule.config()}: leave fused unset"
             )
-        self._plan: steps.Kept | None = None
+        self._plan: plans.Kept | None = None
         self._weights = kernels.Weights(self.rule)
         defaults = dict(
             lr=lr,
@@ -176,45 +174,5 @@ class Learned(Optimizer):
         super().__setstate__(state)
         self._step_supports_amp_scaling = True
 
-    def step(self, closure: Closure | None = None) -> Any:
-        """Make one step.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Evaluates the model and returns the loss. It may call backward itself. When it leaves
-            every parameter without a gradient, backward is called here, and the gradients are
-            cleared again after the step.
-
-        Returns
-        -------
-        The closure's loss, or None.
-
-        Raises
-        ------
-        RuntimeError
-            When a gradient is sparse.
-        ValueError
-            When a gradient does not fit its parameter, or parameters share memory.
-        """
-        if closure is None:
-            with torch.set_grad_enabled(self.defaults["differentiable"]):
-                steps.step(self)
-            return None
-        own_gradients = False
-        try:
-            with torch.enable_grad():
-                loss = closure()
-                own_gradients = (
-                    isinstance(loss, Tensor)
-                    and loss.requires_grad
-                    and all(p.grad is None for g in self.param_groups for p in g["params"])
-                )
-                if own_gradients:
-                    loss.backward()
-            with torch.set_grad_enabled(self.defaults["differentiable"]):
-                steps.step(self)
-        finally:
-            if own_gradients:  # one that is left would be taken for the closure's
-                self.zero_grad()
-        return loss
+    def _step(self) -> None:
+        steps.step(self)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from unstuck._extras import require
 from unstuck.cli._options import (
     Threads,
     names_of,
@@ -20,9 +21,11 @@ from unstuck.cli._options import (
     write_tables,
 )
 from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.learned_curves import run_curves
 from unstuck.experiments.learned_heldout import HeldOutPlan, run_heldout
-from unstuck.experiments.learned_report import heldout_markdown
+from unstuck.experiments.learned_report import heldout_lines, heldout_markdown
 from unstuck.learned import load
+from unstuck.plots.learned import learned_curves_figure
 from unstuck.problems import lookup
 
 if TYPE_CHECKING:
@@ -54,12 +57,15 @@ class Prepared:
         Writes a record as markdown.
     figures : callable
         Draws a record: figures by what their files have after the name of the study's.
+    lines : callable
+        Says in a few lines what a record shows, for a terminal.
     """
 
     fixed: dict[str, Any]
     run: Callable[[Path, Tell], CellRecord]
     tables: Callable[[CellRecord], str]
     figures: Callable[[CellRecord], dict[str, Figure]] = lambda record: {}
+    lines: Callable[[CellRecord], list[str]] = lambda record: []
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,17 @@ SIZES: dict[str, HeldOutPlan] = {
 def _heldout(asked: Asked) -> Prepared:
     plan = dataclasses.replace(SIZES[asked.size], clock=asked.clock)
     rule, name = load(asked.rule), Path(asked.rule).name
+
+    def figures(record: CellRecord) -> dict[str, Figure]:
+        curves = run_curves(record, plan, rule) if plan.clock else {}
+        return {"curves": learned_curves_figure(curves)} if curves else {}
+
     return Prepared(
         plan.fixed,
         lambda path, tell: run_heldout(plan, rule, path, tell),
         lambda record: heldout_markdown(record, plan, rule, name),
+        figures,
+        lambda record: heldout_lines(record, plan, rule),
     )
 
 
@@ -113,7 +126,8 @@ def learned(
         str, typer.Option(help="full, or small: seconds, and no firm result.")
     ] = "full",
     clock: Annotated[
-        bool, typer.Option(help="Compare at equal time, too, which needs an idle machine.")
+        bool,
+        typer.Option(help="Compare at equal time, too (on an idle machine), and draw curves."),
     ] = True,
     threads: Threads = 1,
     out: Annotated[
@@ -126,6 +140,7 @@ def learned(
 ) -> None:
     """Run learned rules beside tuned Adam, AdamW and SGD on tasks that meta-training never saw."""
     console = Console()
+    require("matplotlib.figure", extra="experiments", purpose="the pictures")
     try:
         names = STUDIES if study == "all" else names_of(study)
         rows = [lookup(STUDIES, name, "study") for name in names]
@@ -143,8 +158,11 @@ def learned(
             record = prepared.run(
                 path, lambda line: console.print(line, highlight=False, soft_wrap=True)
             )
-        for name, figure in prepared.figures(record).items():
+            figures = prepared.figures(record)
+        for name, figure in figures.items():
             picture = path.with_name(f"{path.stem}-{name}.png")
             figure.savefig(picture, dpi=90)
             console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
         write_tables(console, path, prepared.tables(record))
+        for line in prepared.lines(record):
+            console.print(line, highlight=False, soft_wrap=True)

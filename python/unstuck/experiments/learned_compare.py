@@ -62,10 +62,11 @@ class Difference:
 
     @classmethod
     def of(cls, left: Sequence[float | None], right: Sequence[float | None]) -> Difference:
-        """Return left minus right; a run that was not finite is infinitely far above."""
-        if None in left or None in right:
-            return cls(average(left) - (0.0 if None in left else average(right)), 0.0)
-        pairs = [a - b for a, b in zip(left, right, strict=True)]  # type: ignore[operator]
+        """Return left minus right; who has a run that was not finite is infinitely far above."""
+        pairs = [a - b for a, b in zip(left, right, strict=True) if a is not None and b is not None]
+        if len(pairs) < len(left):
+            mean = (math.inf if None in left else 0.0) - (math.inf if None in right else 0.0)
+            return cls(0.0 if math.isnan(mean) else mean, 0.0)
         deviation = statistics.stdev(pairs) if len(pairs) > 1 else 0.0
         return cls(statistics.fmean(pairs), deviation / math.sqrt(len(pairs)))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.learned_compare import Chosen, Comparison, Key, average
-from unstuck.experiments.learned_timing import LEARNED, seconds_per_step
+from unstuck.experiments.learned_timing import LEARNED, THREADS, seconds_per_step
 from unstuck.experiments.learned_training import (
     METHODS,
     PARTS,
@@ -103,7 +103,7 @@ class HeldOutPlan:
     def __post_init__(self) -> None:
         for name in self.tasks:
             lookup(HELD_OUT, name, "task")
-        if min(self.seeds, self.rounds, self.most or 1) < 1:
+        if min(self.seeds, self.rounds, 1 if self.most is None else self.most) < 1:
             raise ValueError(
                 f"seeds={self.seeds}, rounds={self.rounds}, most={self.most}: each at least 1"
             )
@@ -115,7 +115,8 @@ class HeldOutPlan:
 
     def steps(self, name: str) -> int:
         """Return the length of a task's runs."""
-        return min(HELD_OUT[name].steps, self.most or math.inf)  # type: ignore[return-value]
+        steps = HELD_OUT[name].steps
+        return steps if self.most is None else min(steps, self.most)
 
 
 Progress = Callable[[str], None]
@@ -162,6 +163,8 @@ def run_heldout(
     """
     record = CellRecord.open(path, "learned-heldout", plan.fixed)
     study = _Study(plan, rule, record, progress)
+    for name in plan.tasks if plan.clock else ():
+        study.clock(name)
     for name in plan.tasks:
         study.baselines(name)
         study.rule(name)
@@ -195,16 +198,17 @@ def comparisons(
         for method in METHODS:
             length = steps
             if clock:
-                length = equal_time_steps(record.cells[clock_key(name, rule)]["2"], method, steps)
-            for job, cell in _cells(record, name, length, method).items():
+                seconds = record.cells[clock_key(name, rule)][str(THREADS[-1])]
+                length = equal_time_steps(seconds, method, steps)
+            for job, cell in baseline_cells(record, name, length, method).items():
                 others[f"{job.name}, {length} steps" if clock else job.name] = cell
         chosen = [Chosen.of(own, "train"), *(Chosen.of(others, part) for part in PARTS[:2])]
         found.append(Comparison(name, family, *chosen))
     return found
 
 
-def _cells(record: CellRecord, name: str, steps: int, method: str) -> dict[Job, Any]:
-    """Return what a record has of a method on a task."""
+def baseline_cells(record: CellRecord, name: str, steps: int, method: str) -> dict[Job, Any]:
+    """Return the cells that a record has of a method on a task, by its settings."""
     key, grid = Key(name, steps), POWERS[method]
     jobs = [
         Job(method, schedule, power)
@@ -264,15 +268,20 @@ class _Study:
         ]
         self._keep(keys, runs)
 
-    def equal_time(self, name: str) -> None:
-        """Time the steps; run each method as long as the rule, at its best rates and beside."""
+    def clock(self, name: str) -> dict[str, dict[str, float]]:
+        """Time the steps of a task."""
         held, steps = HELD_OUT[name], self._plan.steps(name)
         key = clock_key(name, self._rule)
         if key not in self._record.cells:
             self._tell(f"{name}: timing")
-        clock = self._record.cell(
+        seconds: dict[str, dict[str, float]] = self._record.cell(
             key, lambda: seconds_per_step(held.task, self._rule, steps, self._plan.rounds)
         )
+        return seconds
+
+    def equal_time(self, name: str) -> None:
+        """Run each method as long as the rule, at its best rates and those beside them."""
+        steps, seconds = self._plan.steps(name), self.clock(name)[str(THREADS[-1])]
         for method in METHODS:
             jobs = []
             for schedule in SCHEDULES:
@@ -280,7 +289,7 @@ class _Study:
                 best = {min(powers, key=lambda p: powers[p][part]) for part in PARTS[:2]}
                 near = sorted({power + move for power in best for move in (-1, 0, 1)})
                 jobs += [Job(method, schedule, power) for power in near]
-            self._train(name, equal_time_steps(clock["2"], method, steps), jobs)
+            self._train(name, equal_time_steps(seconds, method, steps), jobs)
 
     def _train(self, name: str, steps: int, jobs: Sequence[Job]) -> None:
         """Run those jobs that the record lacks."""
@@ -304,7 +313,7 @@ class _Study:
 
     def _powers(self, name: str, method: str, schedule: str) -> dict[int, dict[str, float]]:
         """Return the mean losses of every rate that has been run, by part."""
-        cells = _cells(self._record, name, self._plan.steps(name), method)
+        cells = baseline_cells(self._record, name, self._plan.steps(name), method)
         return {
             job.power: {part: average(cell[part]["loss"]) for part in PARTS}
             for job, cell in cells.items()

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unstuck.experiments.cells import CellRecord, spread
-from unstuck.experiments.learned_compare import ERRORS, Chosen, Comparison, Difference, families
+from unstuck.experiments.learned_compare import (
+    ERRORS,
+    Chosen,
+    Comparison,
+    Difference,
+    average,
+    families,
+)
 from unstuck.experiments.learned_heldout import (
     MULTIPLIERS,
     POWERS,
@@ -86,16 +93,57 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
     return "\n".join(lines) + "\n"
 
 
+def heldout_lines(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule) -> list[str]:
+    """Say in a line a task and in one for all how the rule compares, as the tables have it.
+
+    Parameters
+    ----------
+    record, plan, rule
+        As for :func:`heldout_markdown`.
+    """
+    lines = []
+    for clock in (False, True) if plan.clock else (False,):
+        found = comparisons(record, plan, rule, clock=clock)
+        lines.append("At equal time:" if clock else "At equal steps:")
+        lines += [f"  {_line(one)}" for one in found]
+        lines += [f"  {kind}: {count}" for kind, count in _counts(found).items()]
+    return lines
+
+
+def _line(one: Comparison) -> str:
+    best, by_validation = one.by_training, one.by_validation
+    trained, same, strict = (
+        f"{average(one.rule.losses(part)):.3g} and {average(other.losses(part)):.3g} "
+        f"({one.difference(part, against).verdict})"
+        for part, other, against in (
+            ("train", best, "by_training"),
+            ("validation", best, "by_training"),
+            ("validation", by_validation, "by_validation"),
+        )
+    )
+    return (
+        f"{one.family}: {one.task}, rule {one.rule.name} and {best.name}: training {trained}, "
+        f"validation {same}; and {by_validation.name}: validation {strict}"
+    )
+
+
+def _counts(found: Sequence[Comparison]) -> dict[str, str]:
+    """Return of how many counted families each kind of statement holds."""
+    counted = [held for name, held in families(found).items() if name != UNCOUNTED]
+    return {
+        text: f"{sum(held[kind] for held in counted)} of {len(counted)}"
+        for kind, text in KINDS.items()
+    }
+
+
 def _comparison(found: Sequence[Comparison]) -> list[str]:
     """Return the tables of one kind of comparison."""
-    counted = {name: held for name, held in families(found).items() if name != UNCOUNTED}
     lines = ["| family | " + " | ".join(KINDS.values()) + " |", "|---|" + "---|" * len(KINDS)]
     for family, held in families(found).items():
         beside = " (not counted)" if family == UNCOUNTED else ""
         row = ["yes" if held[kind] else "no" for kind in KINDS]
         lines.append(f"| {family}{beside} | " + " | ".join(row) + " |")
-    sums = [f"{sum(held[kind] for held in counted.values())} of {len(counted)}" for kind in KINDS]
-    lines.append("| **counted** | " + " | ".join(sums) + " |")
+    lines.append("| **counted** | " + " | ".join(_counts(found).values()) + " |")
     lines += [
         "",
         "Against the baseline with the lowest training loss:",

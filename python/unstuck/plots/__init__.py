@@ -7,6 +7,7 @@ from unstuck.plots.alme import (
     escapes_figure,
 )
 from unstuck.plots.blend import blend_figure
+from unstuck.plots.learned import learned_curves_figure
 from unstuck.plots.meta_training import meta_training_figure
 from unstuck.plots.problem_race import problem_race_figure
 from unstuck.plots.race import race_figure
@@ -19,6 +20,7 @@ __all__ = [
     "convergence_figure",
     "escape_distances_figure",
     "escapes_figure",
+    "learned_curves_figure",
     "meta_training_figure",
     "problem_race_figure",
     "race_figure",

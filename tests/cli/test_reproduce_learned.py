@@ -1,0 +1,43 @@
+import pytest
+from typer.testing import CliRunner
+
+from unstuck.cli import build_app
+from unstuck.learned import MLP
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    MLP().save(tmp_path / "mine.safetensors")
+    return lambda *arguments: CliRunner().invoke(build_app(), ["reproduce", "learned", *arguments])
+
+
+def test_held_out_tasks(run, tmp_path):
+    small = ["--study", "heldout", "--size", "small", "--rule", "mine.safetensors"]
+    done = run(*small, "--no-clock", "--out", "deep/a")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "deep" / "a.md").read_text()
+    assert "The rule mine.safetensors" in text
+    assert "| horizon | mnist1d 64, 3 x |" in text
+    assert "At equal steps:" in done.output
+    assert not list((tmp_path / "deep").glob("*.png"))
+    before = (tmp_path / "deep" / "a.json").read_text()
+    assert run(*small, "--no-clock", "--out", "deep/a").exit_code == 0
+    assert (tmp_path / "deep" / "a.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--study", "heldout,maze", "unknown study"),
+        ("--size", "huge", "unknown size"),
+        ("--rule", "nobody", "no rule named"),
+        ("--rule", "nothing.safetensors", "nothing.safetensors"),
+        ("--out", "a.txt", "must end in .json"),
+    ],
+)
+def test_what_cannot_be_run(run, option, value, text):
+    asked = {"--rule": "mine.safetensors", "--size": "small", "--study": "heldout", option: value}
+    done = run(*(word for pair in asked.items() for word in pair))
+    assert done.exit_code == 2
+    assert text in " ".join(done.output.replace("│", " ").split())

@@ -64,8 +64,8 @@ class Prepared:
     fixed: dict[str, Any]
     run: Callable[[Path, Tell], CellRecord]
     tables: Callable[[CellRecord], str]
-    figures: Callable[[CellRecord], dict[str, Figure]] = lambda record: {}
-    lines: Callable[[CellRecord], list[str]] = lambda record: []
+    figures: Callable[[CellRecord], dict[str, Figure]]
+    lines: Callable[[CellRecord], list[str]]
 
 
 @dataclass(frozen=True)

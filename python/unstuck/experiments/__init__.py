@@ -11,6 +11,8 @@ from unstuck.experiments.blend_record import BlendRecord
 from unstuck.experiments.blend_report import Comparison, Summary, compare, markdown, summarize
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.hybrids import HybridsPlan, hybrids_markdown, race_of, run_hybrids
+from unstuck.experiments.learned_heldout import HeldOutPlan, run_heldout
+from unstuck.experiments.learned_report import heldout_markdown
 
 __all__ = [
     "METHODS",
@@ -22,6 +24,7 @@ __all__ = [
     "CellRecord",
     "Comparison",
     "Harm",
+    "HeldOutPlan",
     "HybridsPlan",
     "Method",
     "NetPlan",
@@ -33,12 +36,14 @@ __all__ = [
     "attention_markdown",
     "compare",
     "harm",
+    "heldout_markdown",
     "hybrids_markdown",
     "markdown",
     "net_markdown",
     "race_of",
     "run_alme",
     "run_attention",
+    "run_heldout",
     "run_hybrids",
     "run_net",
     "run_study",

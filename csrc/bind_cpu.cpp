@@ -11,6 +11,7 @@
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_learned.hpp"
+#include "bind_lstm.hpp"
 #include "bind_mlp.hpp"
 #include "bind_mlp_descent.hpp"
 #include "bind_objectives.hpp"
@@ -144,6 +145,7 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_landscape_gradients<unstuck::cpu::CandidateBackend>(m);
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
   unstuck::bind_learned<unstuck::CpuBackend>(m);
+  unstuck::bind_lstm<unstuck::CpuBackend>(m);
   unstuck::bind_mlp<unstuck::CpuBackend>(m);
   unstuck::bind_mlp_descent<unstuck::CpuBackend>(m);
   unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);

@@ -5,6 +5,7 @@
 #include "bind_blend.hpp"
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
+#include "bind_learned.hpp"
 #include "bind_mlp.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
@@ -12,6 +13,7 @@
 #include "cuda/backend.hpp"
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
+#include "cuda/learned.hpp"
 #include "cuda/mlp.hpp"
 #include "cuda/objectives.hpp"
 #include "cuda/trials.hpp"
@@ -44,6 +46,16 @@ struct CudaBackend {
   };
   static void adam(const AdamStep& step, const AdamWorkspace& w, uintptr_t stream) {
     cuda::check(cuda::adam_step(step, w, reinterpret_cast<void*>(stream)));
+  }
+
+  struct LearnedWorkspace : cuda::LearnedLaunches {
+    using LearnedLaunches::LearnedLaunches;
+    int64_t size() const { return workspace_size(); }
+    void set(double* memory) { workspace = memory; }
+    int launches() const { return int(list.size()); }
+  };
+  static void learned(const LearnedStep& step, const LearnedWorkspace& w, uintptr_t stream) {
+    cuda::check(cuda::learned_step(step, w, reinterpret_cast<void*>(stream)));
   }
 
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t stream) {
@@ -156,6 +168,9 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("landscape_gradients_workspace", &unstuck::cuda::landscape_gradients_workspace,
         py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");
   unstuck::bind_objectives<unstuck::CudaBackend>(m);
+  unstuck::bind_learned<unstuck::CudaBackend>(m);
+  m.def("learned_students_workspace", &unstuck::learned_students_workspace<unstuck::CudaBackend>,
+        py::arg("sizes"), py::arg("students"), "float64 numbers that learned_students() needs.");
   unstuck::bind_mlp<unstuck::CudaBackend>(m);
   m.def("mlp_workspace", &unstuck::CudaBackend::mlp_workspace, py::arg("net"), py::arg("kind"),
         py::arg("count"),

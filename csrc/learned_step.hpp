@@ -11,10 +11,10 @@ namespace unstuck {
 
 struct LearnedTensor {
   void *w, *g, *m, *slow, *v;
-  void* stats;                             // [students, kStats], of the tensor's dtype
-  float* step;                             // [students]
-  int64_t numel;                           // of one student
-  int64_t students, stride, state_stride;  // from one to the next: of w and g, of the moments
+  void* stats;               // [students, kStats], of the tensor's dtype
+  float* step;               // [students]
+  int64_t numel;             // of one student; its moments lie behind those of the one before
+  int64_t students, stride;  // from one to the next in w and g
   DType dtype;
   int32_t group;
   double traits[learned::kTraits];
@@ -27,15 +27,20 @@ struct LearnedGroup {
   UNSTUCK_HD double rate() const { return lr_on_device.data ? lr_on_device.load() : lr; }
 };
 
-struct LearnedStep {
-  const LearnedTensor* tensors;
+// What the steps of all rules are told.
+template <class Tensor>
+struct RuleStep {
+  const Tensor* tensors;
   size_t tensor_count;
   const LearnedGroup* groups;
   size_t group_count;
-  const float* thetas;  // [students, net.size()]
-  learned::Net net;
   const float* loss_scale;  // gradients are this many times too large; null: once
   const float* found_inf;   // not zero: nothing is changed; null: zero
+};
+
+struct LearnedStep : RuleStep<LearnedTensor> {
+  const float* thetas;  // [students, net.size()]
+  learned::Net net;
 };
 
 }  // namespace unstuck

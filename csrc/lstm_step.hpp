@@ -18,15 +18,9 @@ struct LstmTensor {
   int32_t group;
 };
 
-struct LstmStep {
-  const LstmTensor* tensors;
-  size_t tensor_count;
-  const LearnedGroup* groups;
-  size_t group_count;
+struct LstmStep : RuleStep<LstmTensor> {
   const float* theta;
   lstm::Net net;
-  const float* loss_scale;  // gradients are this many times too large; null: once
-  const float* found_inf;   // not zero: nothing is changed; null: zero
 };
 
 }  // namespace unstuck

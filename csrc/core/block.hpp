@@ -41,16 +41,17 @@ __device__ inline double block_sums(const double (&x)[N], double* shared) {
   return total;
 }
 
-// Whether this block is the last of the grid to come here. What the blocks before it wrote is
-// visible to it. `ticket` starts at zero and is left at zero.
-__device__ inline bool last_block(unsigned* ticket) {
+// Whether this block is the last of so many to come here, or of the grid. What the blocks before it
+// wrote is visible to it. `ticket` starts at zero and is left at zero.
+__device__ inline bool last_block(unsigned* ticket, unsigned blocks) {
   __shared__ bool last;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;
+  if (threadIdx.x == 0) last = atomicInc(ticket, blocks - 1) == blocks - 1;
   __syncthreads();
   if (last) __threadfence();
   return last;
 }
+__device__ inline bool last_block(unsigned* ticket) { return last_block(ticket, gridDim.x); }
 
 }  // namespace unstuck

@@ -9,12 +9,14 @@ namespace unstuck {
 // Elements a chunk: 16 K floats of five arrays stay within a core's second-level cache.
 constexpr int64_t kChunk = 16384;
 
-UNSTUCK_HD constexpr uint32_t chunks_of(int64_t numel) {
-  return uint32_t((numel + kChunk - 1) / kChunk);
+UNSTUCK_HD constexpr uint32_t chunks_of(int64_t numel, int64_t size = kChunk) {
+  return uint32_t((numel + size - 1) / size);
 }
-UNSTUCK_HD constexpr int64_t chunk_begin(uint32_t chunk) { return int64_t(chunk) * kChunk; }
-UNSTUCK_HD constexpr int64_t chunk_end(uint32_t chunk, int64_t numel) {
-  return chunk_begin(chunk) + kChunk < numel ? chunk_begin(chunk) + kChunk : numel;
+UNSTUCK_HD constexpr int64_t chunk_begin(uint32_t chunk, int64_t size = kChunk) {
+  return int64_t(chunk) * size;
+}
+UNSTUCK_HD constexpr int64_t chunk_end(uint32_t chunk, int64_t numel, int64_t size = kChunk) {
+  return chunk_begin(chunk, size) + size < numel ? chunk_begin(chunk, size) + size : numel;
 }
 
 static_assert(chunks_of(0) == 0 && chunks_of(1) == 1 && chunks_of(kChunk) == 1 &&

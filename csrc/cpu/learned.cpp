@@ -301,7 +301,7 @@ void learned_step(const LearnedStep& step, LearnedWork& work, int threads) {
     const int64_t student = int64_t(piece.row) / tensors;
     const float* theta = step.thetas + student * size;
     entry::learned[int(t.dtype)]({&t, student * t.stride + piece.begin,
-                                  student * t.state_stride + piece.begin, piece.length,
+                                  student * t.numel + piece.begin, piece.length,
                                   &work.coefs[piece.row], theta + step.net.in_weight(),
                                   theta + step.net.mix_weight(), &work.sums[size_t(i)]});
   });

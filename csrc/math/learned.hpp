@@ -100,10 +100,11 @@ UNSTUCK_HD Moved<V> move_moments(const V& grad, V& m, V& slow, V& v, const Coefs
   return now;
 }
 
-// The step of its parameter. `in` is W1 [hidden, kInputs], `mix` is W2 [kDirections, hidden].
-template <class V, class S>
+// The step of its parameter. `in` is W1 [hidden, kInputs], `mix` is W2 [kDirections, hidden]. A is
+// what a V can be added to.
+template <class V, class S, class A>
 UNSTUCK_HD void move_parameter(V& w, const Moved<V>& now, const Coefs<S>& c, const S* in,
-                               const S* mix, Sums<V>& sums) {
+                               const S* mix, Sums<A>& sums) {
   const V a = now.m * c.m_free * now.per_d, x = cut(now.g * now.per_d);
   const V b = now.slow * c.slow_free * now.per_d, q = cut(w * c.per_rms);
   const V in0 = cut_above(absolute(a)), in1 = absolute(x), in2 = cut_above(absolute(b));

@@ -124,8 +124,9 @@ def learned_students(
     lr: float,
     num_steps: float | None,
     where: int,
+    workspace: Tensor | None = None,
 ) -> None:
-    """One step of several students, each by weights of its own."""
+    """One step of several students, each by weights of its own; CUDA wants a zeroed workspace."""
 
 class AttentionPlan(CandidatePlan):
     """Adaptive attention search on one objective."""

@@ -1,5 +1,6 @@
 """unstuck's kernels on NVIDIA GPUs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 # The same names, for tensors on CUDA devices.
@@ -7,11 +8,13 @@ from unstuck._C import AdamPlan as AdamPlan
 from unstuck._C import AttentionPlan as AttentionPlan
 from unstuck._C import BlendPlan as BlendPlan
 from unstuck._C import CandidatePlan as CandidatePlan
+from unstuck._C import LearnedPlan as LearnedPlan
 from unstuck._C import gate_layout as gate_layout
 from unstuck._C import gate_size as gate_size
 from unstuck._C import init as init
 from unstuck._C import landscape_gradients as landscape_gradients
 from unstuck._C import landscape_trials as landscape_trials
+from unstuck._C import learned_students as learned_students
 from unstuck._C import linear_candidates as linear_candidates
 from unstuck._C import mlp_candidates as mlp_candidates
 from unstuck._C import mlp_line as mlp_line
@@ -34,6 +37,9 @@ def landscape_gradients_workspace(dim: int, count: int) -> int:
 
 def landscape_trials_workspace(dim: int, count: int) -> int:
     """float64 numbers that landscape_trials() needs."""
+
+def learned_students_workspace(sizes: Sequence[int], students: int) -> int:
+    """float64 numbers that learned_students() needs, zeroed."""
 
 def linear_candidates_workspace(n: int, count: int, antithetic: bool) -> int:
     """float64 numbers that linear_candidates() needs."""

@@ -91,11 +91,13 @@ def step_students_(
 
     def split(x: Tensor) -> list[Tensor]:
         parts = torch.split(x, sizes, -1)
-        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [part.reshape(len(x), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     with torch.no_grad():
         moved, after = torch.vmap(one)(thetas, split(points), split(gradients), state)
-        points.copy_(torch.cat([x.reshape(len(x), -1) for x in moved], 1))
+        points.copy_(
+            torch.cat([x.reshape(points.shape[0], n) for x, n in zip(moved, sizes, strict=True)], 1)
+        )
         for key, column in after.items():
             for x, y in zip(state[key], column, strict=True):
                 x.copy_(y)

@@ -7,7 +7,6 @@ The torch forms are the rules themselves, in :mod:`unstuck.learned`: whoever cal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -117,9 +116,8 @@ def lstm_plan_for(
     ValueError, TypeError, RuntimeError
         As :func:`plan_for`.
     """
-    return _module(device, "LstmPlan").LstmPlan(
-        params, *(state[key] for key in LSTM_STATE), groups, width
-    )
+    kind = _module(device, "LstmPlan").LstmPlan
+    return _native.lend(kind(params, *(state[key] for key in LSTM_STATE), groups, width), device)
 
 
 def plan_for(
@@ -156,12 +154,8 @@ def plan_for(
     RuntimeError
         When there is no native module for `device`.
     """
-    plan = _module(device, "LearnedPlan").LearnedPlan(
-        params, *(state[key] for key in STATE), groups, traits
-    )
-    if size := plan.workspace_size():
-        plan.set_workspace(torch.zeros(size, dtype=torch.float64, device=device))
-    return plan
+    kind = _module(device, "LearnedPlan").LearnedPlan
+    return _native.lend(kind(params, *(state[key] for key in STATE), groups, traits), device)
 
 
 def run(
@@ -173,12 +167,8 @@ def run(
     found_inf: Tensor | None = None,
 ) -> None:
     """Step everything in `plan`, whose gradients have been read."""
-    if device.type == "cpu":
-        plan.step(groups, *net, grad_scale, found_inf, torch.get_num_threads())
-        return
-    with torch.cuda.device(device):
-        stream = int(torch.cuda.current_stream(device).cuda_stream)
-        plan.step(groups, *net, grad_scale, found_inf, stream)
+    with _native.on(device):
+        plan.step(groups, *net, grad_scale, found_inf, _native.where(device))
 
 
 def students_step(
@@ -215,13 +205,25 @@ def students_step(
     RuntimeError
         When there is no native module for the device.
     """
-    module = _module(points.device, "learned_students")
+    device = points.device
+    module = _module(device, "learned_students")
     columns = [state[key] for key in STATE]
-    on_cpu = points.device.type == "cpu"
-    with nullcontext() if on_cpu else torch.cuda.device(points.device):
-        where = torch.get_num_threads() if on_cpu else torch.cuda.current_stream().cuda_stream
+    lent = None
+    if hasattr(module, "learned_students_workspace"):  # on CUDA
+        size = module.learned_students_workspace(sizes, len(points))
+        lent = torch.zeros(size, dtype=torch.float64, device=device)
+    with _native.on(device):
         module.learned_students(
-            points, gradients, *columns, sizes, traits, *net, lr, num_steps, where
+            points,
+            gradients,
+            *columns,
+            sizes,
+            traits,
+            *net,
+            lr,
+            num_steps,
+            _native.where(device),
+            lent,
         )
     written = [points, *(x for column in columns for x in column)]
     torch.autograd.graph.increment_version([x for x in written if not x.is_inference()])

@@ -1,0 +1,101 @@
+// What the plans of all learned rules' steps share: groups, and how a step is read.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "bind_plan.hpp"
+#include "learned_step.hpp"
+
+namespace unstuck {
+
+// The fields of one group's tuple, in order; unstuck.ops.learned.Group is the Python side.
+enum LearnedField {
+  kLearnedLr,
+  kLearnedWeightDecay,
+  kLearnedNumSteps,
+  kLearnedMaximize,
+  kLearnedFields
+};
+
+inline double read_num_steps(py::handle o, Where where) {
+  if (o.is_none()) return 0;
+  const double value = number(o, where);
+  if (!(value > 0))
+    throw py::value_error(where.str() + " must be above 0, or None, not " + shown(o));
+  return value;
+}
+
+inline LearnedGroup learned_group(StepArguments& arguments, const py::object& tuple, size_t index) {
+  static const char* const names[kLearnedFields] = {"lr", "weight_decay", "num_steps", "maximize"};
+  check_fields(tuple, {"groups", index}, kLearnedFields);
+  const auto value = [&](LearnedField f) { return py::handle(PyTuple_GET_ITEM(tuple.ptr(), f)); };
+  const auto where = [&](LearnedField f) { return Where{"groups", index, names[f]}; };
+  LearnedGroup g{};
+  g.lr_on_device = arguments.scalar(value(kLearnedLr), where(kLearnedLr), &g.lr);
+  if (g.lr < 0)
+    throw py::value_error(where(kLearnedLr).str() + " must be at least 0, not " +
+                          shown(value(kLearnedLr)));
+  g.weight_decay = non_negative(value(kLearnedWeightDecay), where(kLearnedWeightDecay));
+  g.num_steps = read_num_steps(value(kLearnedNumSteps), where(kLearnedNumSteps));
+  g.maximize = flag(value(kLearnedMaximize), where(kLearnedMaximize));
+  return g;
+}
+
+// A plan of the rows of a `Step`, which is a RuleStep<Tensor>.
+template <class Step, class Tensor, class Workspace>
+class RulePlan : public StepPlan<Tensor, Workspace> {
+ protected:
+  using Base = StepPlan<Tensor, Workspace>;
+  using Base::Base;
+  using Base::table_;
+  using Base::tensors_;
+
+  // Once the table has its columns, the last of which are the step counts: makes the rows.
+  // fill(tensor, row) sets what is this rule's own.
+  template <class Fill>
+  void add_rows(const py::object& groups, const Fill& fill) {
+    table_.check_disjoint();
+    const py::sequence group_list = table_.beside(groups, "groups");
+    for (size_t i = 0; i < table_.rows(); ++i) {
+      Tensor t{};
+      t.w = table_.cell(0, i);
+      t.step = static_cast<float*>(table_.cell(table_.columns() - 1, i));
+      t.numel = table_.numel(i);
+      t.dtype = table_.dtype(i);
+      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
+      fill(t, i);
+      tensors_.push_back(t);
+    }
+    table_.check_unchanged();
+    this->make_workspace();
+  }
+
+  // read(step, arguments) reads the network; run(step, workspace, place) runs the kernel.
+  template <class Read, class Run>
+  void make_rule_step(const py::object& groups, const py::object& grad_scale,
+                      const py::object& found_inf, const py::object& where, const Read& read,
+                      const Run& run) {
+    std::vector<LearnedGroup> parsed;
+    Step step{};
+    this->template make_step<StepArguments>([&](StepArguments& arguments) {
+      const py::sequence tuples = sequence(groups, "groups");
+      for (size_t i = 0; i < tuples.size(); ++i)
+        parsed.push_back(learned_group(arguments, py::object(tuples[i]), i));
+      for (size_t i = 0; i < tensors_.size(); ++i)
+        if (size_t(tensors_[i].group) >= parsed.size())
+          throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
+                                std::to_string(tensors_[i].group) + "], but " +
+                                std::to_string(parsed.size()) + " groups were given");
+      read(step, arguments);
+      step.tensors = tensors_.data();
+      step.tensor_count = tensors_.size();
+      step.groups = parsed.data();
+      step.group_count = parsed.size();
+      step.loss_scale = arguments.optional_f32(grad_scale, {"grad_scale"});
+      step.found_inf = arguments.optional_f32(found_inf, {"found_inf"});
+      const auto place = uintptr_t(integer(where, {"where"}, 0, INT64_MAX));
+      return [&step, &run, place](Workspace& workspace) { run(step, workspace, place); };
+    });
+  }
+};
+
+}  // namespace unstuck

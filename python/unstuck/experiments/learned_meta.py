@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unstuck.learned import MetaTraining, UpdateRule
-from unstuck.learned.estimators import ESTIMATORS
+from unstuck.learned.estimators import ESTIMATORS, Backprop, Estimator, Evolution
 from unstuck.learned.objective import Objective
 from unstuck.learned.task import Family, Scaled, Task
 from unstuck.learned.unroll import Plan
+from unstuck.problems import lookup
 
 LOGGED = 20  # points of a stored meta-training curve
 
@@ -90,13 +91,16 @@ class Budget:
         Steps that a student is trained for; the rule is not told.
     lr : float
         Rate of the meta-steps at first.
-    scale : str
-        Of the objective: ``"linear"`` sums losses, ``"log"`` their logarithms.
+    scale, late
+        Of the objective: ``"linear"`` sums losses, ``"log"`` their logarithms; how much more late
+        steps count.
+    sigma : float
+        Of evolution strategies.
 
     Raises
     ------
     ValueError
-        For a count below 1.
+        For an unknown estimator or a count below 1.
 
     Examples
     --------
@@ -112,8 +116,11 @@ class Budget:
     horizon: int = 200
     lr: float = 0.01
     scale: str = "linear"
+    late: float = 0.0
+    sigma: float = 0.1
 
     def __post_init__(self) -> None:
+        lookup(ESTIMATORS, self.estimator, "estimator")
         if self.meta_steps < 1:
             raise ValueError(f"meta_steps must be at least 1, not {self.meta_steps}")
 
@@ -158,9 +165,13 @@ def meta_train(rule: UpdateRule, family: Family, budget: Budget, seed: int) -> d
         truncation=budget.truncation,
         horizon=(budget.horizon, budget.horizon),
         told=0.0,
-        objective=Objective(scale=budget.scale),
+        objective=Objective(budget.scale, budget.late),
     )
-    estimator = ESTIMATORS[budget.estimator](rule, family, plan, seed)
+    estimator: Estimator = (
+        Backprop(rule, family, plan, seed)
+        if budget.estimator == "backprop"
+        else Evolution(rule, family, plan, seed, sigma=budget.sigma)
+    )
     training = MetaTraining(
         estimator, budget.meta_steps, lr=budget.lr, judge_every=budget.meta_steps, judges=1
     )

@@ -210,6 +210,37 @@ def test_zero_gradients_have_finite_slopes(name: str):
 
 
 @every_rule
+def test_tensors_of_no_and_of_one_element(name: str):
+    shapes = [(0, 3), (3, 0), (0,), (1,), (1, 1)]
+    params, state = unroll(make(name), tensors(1, shapes), gradients(3, shapes=shapes))
+    assert [tuple(p.shape) for p in params] == shapes
+    assert all(torch.isfinite(x).all() for x in (*params, *everything(state)))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "preconditioner"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_coordinate_that_is_not_finite_keeps_to_itself(name: str, value: float):
+    """The preconditioner, whose coordinates look at each other, is not of this kind."""
+    rule, shapes = make(name), [(4, 3), (5,)]
+    steps = gradients(3, shapes=shapes)
+    steps[1][0][2, 1] = steps[1][1][3] = value
+    params, _ = unroll(rule, tensors(1, shapes), steps)
+    for p, q, at in zip(params, tensors(1, shapes), ((2, 1), (3,)), strict=True):
+        moved = (p - q).abs()
+        moved[at] = 0
+        assert moved.max() < 0.05
+
+
+@every_rule
+def test_lists_of_other_lengths_are_refused(name: str):
+    rule, params = make(name), tensors(1)
+    state = rule.init_state(params)
+    for bad in ((params, params[1:], state), (params, params, {}), (params[1:], params[1:], state)):
+        with pytest.raises(ValueError, match=r"parameters need as many .* init_state\(params\)"):
+            rule(*bad)
+
+
+@every_rule
 def test_coordinates_may_be_renumbered(name: str):
     rule, order = make(name), torch.randperm(12)
     params, steps = tensors(1, [(12,)]), gradients(4, shapes=[(12,)])

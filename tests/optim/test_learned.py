@@ -69,6 +69,28 @@ def test_other_rules_train_and_resume(make):
     assert_same(snapshot(again, saved[0]), snapshot(optimizer, params))
 
 
+@pytest.mark.parametrize(
+    ("small", "large", "key"),
+    [
+        (FeatureMLP, lambda: FeatureMLP(2, 1, (0.5,), (0.9, 0.99)), "momenta"),
+        (lambda: LSTM(hidden=2), lambda: LSTM(hidden=3), "hidden"),
+        (lambda: Transformer(4, 1, 2), lambda: Transformer(4, 1, 3), "history"),
+        (lambda: Preconditioner(4, 1), lambda: Preconditioner(4, 2), "factors"),
+    ],
+)
+def test_a_state_of_a_rule_of_another_size_is_refused(small, large, key):
+    params, others = make_params(), make_params(seed=1)
+    optimizer, other = Learned(params, small(), lr=2.0), Learned(others, large(), lr=5.0)
+    train(optimizer, params, [0])
+    train(other, others, [0])
+    before = snapshot(other, others)
+    with pytest.raises(ValueError, match=rf"loaded state '{key}' has shape .* saved with"):
+        other.load_state_dict(optimizer.state_dict())
+    assert_same(snapshot(other, others), before)
+    assert other.param_groups[0]["lr"] == 5.0
+    other.load_state_dict(Learned(params, large(), lr=3.0).state_dict())  # no state: no matter
+
+
 def test_weights_that_change_are_used_at_once():
     """A rule may be trained on between steps; a plan is not made for one state of it."""
     rule = trained(MLP())

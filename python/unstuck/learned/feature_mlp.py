@@ -79,8 +79,7 @@ class FeatureMLP(UpdateRule):
     compute, and performance in learned optimizers" (2022), with its sizes and decays as defaults.
     Other than there, second moments enter as roots, and what is divided by has a floor that goes
     with the tensor, so that nothing but Adam's 1e-8 depends on the scale of the loss; the step has
-    Adam's as its nominal part; decays are not learned. A gradient that is not finite spoils its
-    whole tensor.
+    Adam's as its nominal part; decays are not learned.
     """
 
     name = "feature-mlp"
@@ -131,9 +130,9 @@ class FeatureMLP(UpdateRule):
         now = advance(at)
         rows, columns = _matrix(now.w.shape)
         g, w, m, v = (x.reshape(rows, columns) for x in (now.g, now.w, now.m, now.v))
-        slow = widened(at.state["momenta"]).reshape(-1, rows, columns)
+        slow = widened(at.state["momenta"]).reshape(len(self.momenta), rows, columns)
         slow = slow + (1 - _column(self.momenta, slow)) * (g - slow)
-        squares, keep = g * g, _column(self.factored, g)[..., 0]
+        squares, keep = _finite(g * g), _column(self.factored, g)[..., 0]
         r = keep * widened(at.state["rows"]) + (1 - keep) * squares.sum(1) / max(columns, 1)
         c = keep * widened(at.state["columns"]) + (1 - keep) * squares.sum(0) / max(rows, 1)
 
@@ -156,7 +155,7 @@ class FeatureMLP(UpdateRule):
             hidden = torch.relu(linear(layer, hidden))  # type: ignore[arg-type]
         d, s = linear(self.out, hidden).unbind(-1)
         u = now.direction + (d * torch.exp(s.clamp(-LOGIT, LOGIT))).reshape(now.w.shape)
-        kept = slow.reshape(-1, *now.w.shape)
+        kept = slow.reshape(len(self.momenta), *now.w.shape)
         moments_of_adam = dict(exp_avg=now.m, exp_avg_sq=now.v)
         return at.moved(u), dict(moments_of_adam, momenta=kept, rows=r, columns=c)
 
@@ -176,7 +175,12 @@ def _column(decays: Sequence[float], like: Tensor) -> Tensor:
 def _mean_square(x: Tensor, dims: int) -> Tensor:
     """Return the mean square over the last axes, which stay with length 1; 0 of nothing."""
     over = tuple(range(-dims, 0))
-    return x.square().sum(over, keepdim=True) / max(math.prod(x.shape[-dims:]), 1)
+    return _finite(x.square()).sum(over, keepdim=True) / max(math.prod(x.shape[-dims:]), 1)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Leave out of a sum what is not finite: it shall not take other coordinates with it."""
+    return torch.where(x.isfinite(), x, 0)
 
 
 def _reciprocal(squares: Tensor, dims: int) -> Tensor:

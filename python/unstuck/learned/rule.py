@@ -125,7 +125,18 @@ class UpdateRule(nn.Module, ABC):
             Multiplies the step.
         num_steps : float or Tensor, optional
             Steps of the whole run, for rules that look at the progress; None where unknown.
+
+        Raises
+        ------
+        ValueError
+            When there are not as many gradients and states as parameters.
         """
+        counts = len(params), len(grads), len(state.get("step", ()))
+        if len(set(counts)) > 1:
+            raise ValueError(
+                "{} parameters need as many gradients and states, not {} and {}; "
+                "init_state(params) makes a state".format(*counts)
+            )
         tensors = [
             TensorStep(
                 w,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from unstuck.learned import UpdateRule
 from unstuck.ops import learned
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
@@ -39,6 +42,25 @@ def check_parameters(group: dict[str, Any]) -> None:
             )
         layout.check_parameter("Learned", p)
         layout.check_way(p, group, lambda d: "" if learned.native_ready(d) else learned.why_not(d))
+
+
+def check_memory(rule: UpdateRule, loaded: dict[str, Any]) -> None:
+    """Raise when a loaded state is that of a rule of other sizes."""
+    for group in loaded["param_groups"]:
+        for p in group["params"]:
+            state = loaded["state"].get(p, {})
+            given = [key for key in rule.beside if isinstance(state.get(key), Tensor)]
+            if not given:
+                continue
+            fits = rule.memory(layout.local(p).detach().to("meta"))
+            for key in given:
+                if state[key].shape != fits[key].shape:
+                    raise ValueError(
+                        f"the loaded state {key!r} has shape {tuple(state[key].shape)}, but this "
+                        f"rule ({type(rule).__name__} with {rule.config()}) keeps "
+                        f"{tuple(fits[key].shape)} for a parameter of shape {tuple(p.shape)}; load "
+                        "it with the rule that it was saved with"
+                    )
 
 
 def adopt(group: dict[str, Any], defaults: dict[str, Any]) -> None:

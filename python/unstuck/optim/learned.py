@@ -169,8 +169,10 @@ class Learned(ClosureOptimizer):
         defaults = {**self.__dict__, **state}["defaults"]
         for group in state["param_groups"]:
             groups.adopt(group, defaults)
+        rule = state.get("rule") or self.rule
+        groups.check_memory(rule, state)
         self._plan = None
-        self._weights = kernels.Weights(state.get("rule") or self.rule)
+        self._weights = kernels.Weights(rule)
         super().__setstate__(state)
         self._step_supports_amp_scaling = True
 

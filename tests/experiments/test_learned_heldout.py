@@ -209,6 +209,10 @@ def test_equal_time(rule, monkeypatch):
     text = heldout_markdown(record, plan, rule, "mine")
     assert "| digits 512 | 2 | 1 | 2 | 0.667 | 1.5 | 1.50 |" in text
     assert text.count("## At equal") == 2
+    losses = "0.005 ± 0.0071"  # of seeds 0 and 1 of the stand-in, at the best rate
+    rates = (0.00316, 0.00316, 0.001, 0.001, 0.1, 0.1)
+    row = " | ".join(f"{losses} ({rate:g})" for rate in rates)
+    assert f"| digits 512 | 300 | {row} |" in text
 
 
 def test_ratios_are_rounded_up():

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -105,7 +105,7 @@ class CellRecord:
         )
 
 
-def spread(values: list[float], digits: int = 3) -> str:
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
     """Write mean and standard deviation; runs that were not finite are counted."""
     good = [value for value in values if value is not None and math.isfinite(value)]
     bad = len(values) - len(good)

@@ -18,11 +18,12 @@ from unstuck.experiments.learned_heldout import (
     POWERS,
     UNCOUNTED,
     HeldOutPlan,
+    baseline_cells,
     clock_key,
     comparisons,
 )
 from unstuck.experiments.learned_timing import LEARNED, THREADS
-from unstuck.experiments.learned_training import METHODS, PARTS, fingerprint
+from unstuck.experiments.learned_training import METHODS, PARTS, SCHEDULES, fingerprint
 from unstuck.learned import UpdateRule
 
 KINDS = {
@@ -90,6 +91,7 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
             "",
             *_seconds(record, plan, rule),
         ]
+    lines += ["", "## The baselines", "", *_baselines(record, plan)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,21 +151,20 @@ def _comparison(found: Sequence[Comparison]) -> list[str]:
         "Against the baseline with the lowest training loss:",
         "",
         "| family | task | rule | baseline | training: rule | baseline | difference "
-        "| validation: rule | baseline | difference |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| validation: rule | baseline | difference | test: rule | baseline | difference |",
+        "|" + "---|" * 13,
     ]
     for one in found:
         figures = [
             text
-            for part in PARTS[:2]
+            for part in PARTS
             for text in _pair(one.rule, one.by_training, part, one.difference(part))
         ]
         names = [one.family, one.task, one.rule.name, one.by_training.name]
         lines.append("| " + " | ".join([*names, *figures]) + " |")
     lines += [
         "",
-        "Against the baseline with the lowest validation loss, and on rows that nothing was chosen "
-        "by:",
+        "The same runs of the rule against the baseline with the lowest validation loss:",
         "",
         "| task | baseline | validation: rule | baseline | difference | test: rule | baseline "
         "| difference | test accuracy %: rule | baseline |",
@@ -186,7 +187,7 @@ def _comparison(found: Sequence[Comparison]) -> list[str]:
 
 def _pair(rule: Chosen, other: Chosen, part: str, difference: Difference) -> list[str]:
     """Return the losses of both on a part, and their difference."""
-    losses = [spread(list(chosen.losses(part))) for chosen in (rule, other)]  # type: ignore[arg-type]
+    losses = [spread(chosen.losses(part)) for chosen in (rule, other)]
     mean, error = f"{difference.mean:+.2g}", f"{difference.error:.1g}"
     return [*losses, f"{mean} ± {error}, {difference.verdict}"]
 
@@ -194,6 +195,29 @@ def _pair(rule: Chosen, other: Chosen, part: str, difference: Difference) -> lis
 def _accuracy(chosen: Chosen) -> str:
     values = [100 * value for value in chosen.cell["test"]["accuracy"] if value is not None]
     return spread(values)
+
+
+def _baselines(record: CellRecord, plan: HeldOutPlan) -> list[str]:
+    """Return the tables of every method and schedule at its best rate, at equal steps."""
+    kinds = [(method, schedule) for method in METHODS for schedule in SCHEDULES]
+    lines = []
+    for part, what in zip(PARTS[:2], ("training", "validation"), strict=True):
+        lines += [
+            f"The {what} loss at the rate of the lowest {what} loss (that rate):",
+            "",
+            "| task | steps | " + " | ".join(" ".join(kind) for kind in kinds) + " |",
+            "|---|---|" + "---|" * len(kinds),
+        ]
+        for name in plan.tasks:
+            steps, row = plan.steps(name), []
+            for method, schedule in kinds:
+                cells = baseline_cells(record, name, steps, method)
+                mine = {f"{j.rate:g}": cell for j, cell in cells.items() if j.schedule == schedule}
+                best = Chosen.of(mine, part)
+                row.append(f"{spread(best.losses(part))} ({best.name})")
+            lines.append(f"| {name} | {steps} | " + " | ".join(row) + " |")
+        lines.append("")
+    return lines[:-1]
 
 
 def _seconds(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule) -> list[str]:

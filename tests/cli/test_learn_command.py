@@ -92,6 +92,8 @@ def test_no_time_is_no_step(run, tmp_path):
         (["--resolution", "0"], "resolution must be a positive number, not 0.0"),
         (["--estimator", "es"], "unknown estimator 'es': known are backprop, evolution"),
         (["--horizon", "20"], "'20' is not two numbers of steps"),
+        (["--multiplier", "0.1;1"], "'0.1;1' is not two numbers"),
+        (["--multiplier", "1,0.1"], "the lower first, not (1.0, 0.1)"),
         (["--horizon", "20,10"], "the lower first, not (20, 10)"),
         (["--students", "3"], "students=3 must be even"),
         (["--workers", "9"], "from 1 to the 8 unrolls of the plan, not 9"),

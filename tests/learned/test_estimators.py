@@ -217,6 +217,24 @@ def test_horizons_are_log_uniform_and_some_are_told(rule):
     assert all(u._num_steps in (None, u.horizon) for u in made)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_multipliers_are_log_uniform_and_scale_the_steps(rule, own):
+    plan = Plan(unrolls=1, students=2, horizon=(5, 5), multiplier=(0.1, 10.0))
+    theta = MetaParameters(rule).read()
+    sizes = []
+    for key in range(200):
+        unroll = Unroll(rule, FAMILIES["quadratics"], plan, key, pairs=True)
+        before = unroll.points
+        _, after, _ = unroll.stretch(
+            theta.repeat(2, 1) if own else theta, before, unroll.state, (0, 1), 0, 1
+        )
+        sizes.append(float((after - before).abs().max()) / MLP.rate)  # an untrained rule is Adam
+    logs = torch.tensor(sizes).log10()
+    assert -1.0001 < float(logs.min()) < -0.95
+    assert 0.95 < float(logs.max()) < 1.0001
+    assert abs(float(logs.mean())) < 0.12
+
+
 def test_weights_of_steps_have_the_mean_one():
     for late in (0.0, 1.0, 3.0):
         objective = Objective(late=late)
@@ -245,6 +263,7 @@ def test_scores_do_not_depend_on_scale_and_offset():
         (lambda: Objective(late=-1.0), "late must be a number from 0 on, not -1.0"),
         (lambda: Plan(unrolls=0), "unrolls must be at least 1, not 0"),
         (lambda: Plan(horizon=(10, 5)), r"not \(10, 5\)"),
+        (lambda: Plan(multiplier=(0.0, 1.0)), r"not \(0.0, 1.0\)"),
         (lambda: Plan(told=2.0), "told must be from 0 to 1, not 2.0"),
         (
             lambda: Evolution(MLP(), FAMILIES["quadratics"], Plan(students=3)),

@@ -73,6 +73,9 @@ def command(
     told: Annotated[
         float, typer.Option(help="Share of students whose rule is told how many steps there are.")
     ] = 0.75,
+    multiplier: Annotated[
+        str, typer.Option(help="Least and largest multiplier of a student's steps, log-uniform.")
+    ] = "0.1,1",
     truncation: Annotated[int, typer.Option(help="Steps between two meta-gradients.")] = 50,
     unrolls: Annotated[int, typer.Option(help="Tasks trained side by side.")] = 8,
     students: Annotated[int, typer.Option(help="Students of each task.")] = 32,
@@ -122,10 +125,11 @@ def command(
     made = read_option("--rule", lambda text: rule_of(text, seed), rule)
     read_option("--estimator", lambda name: lookup(ESTIMATORS, name, "estimator"), estimator)
     span = read_option("--horizon", horizon_of, horizon)
+    lengths = read_option("--multiplier", multiplier_of, multiplier)
     with ExitStack() as stack:
         try:
             objective = Objective(scale, late, validation, resolution=resolution)
-            plan = Plan(unrolls, students, truncation, span, told, objective)
+            plan = Plan(unrolls, students, truncation, span, told, objective, lengths)
             one = estimator_of(estimator, made, tasks, plan, seed, sigma)
             shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
             training = MetaTraining(shared, steps, lr=lr, folder=out)
@@ -188,6 +192,21 @@ def horizon_of(text: str) -> tuple[int, int]:
     if len(ends) != 2 or not all(end.strip().isdigit() for end in ends):
         raise ValueError(f"{text!r} is not two numbers of steps: write, for example, 50,500")
     return int(ends[0]), int(ends[1])
+
+
+def multiplier_of(text: str) -> tuple[float, float]:
+    """Read two numbers with a comma between them.
+
+    Raises
+    ------
+    ValueError
+        When they are not.
+    """
+    try:
+        low, high = (float(end) for end in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not two numbers: write, for example, 0.1,1") from None
+    return low, high
 
 
 def estimator_of(

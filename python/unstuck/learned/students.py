@@ -144,7 +144,9 @@ def advance(
     points: Tensor,
     gradients: Tensor,
     state: State,
-    num_steps: int | None,
+    *,
+    lr: float = 1.0,
+    num_steps: int | None = None,
 ) -> tuple[Tensor, State]:
     """Let a rule make one step of K students, by its torch form, through which autograd runs.
 
@@ -160,7 +162,9 @@ def advance(
         [K, P].
     state : dict of str to list of Tensor
         From :func:`begin_state`, or from the step before.
-    num_steps : int or None
+    lr : float
+        Multiplies the rule's step.
+    num_steps : int, optional
         How many steps there will be, where the rule is told.
 
     Returns
@@ -171,7 +175,7 @@ def advance(
     named = MetaParameters(rule).named(theta)
 
     def one(p: list[Tensor], g: list[Tensor], s: State) -> Any:
-        return functional_call(rule, named, (p, g, s), {"num_steps": num_steps})
+        return functional_call(rule, named, (p, g, s), dict(lr=lr, num_steps=num_steps))
 
     split = students.split
     params, state = torch.vmap(one)(split(points), split(gradients), state)

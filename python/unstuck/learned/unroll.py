@@ -36,6 +36,9 @@ class Plan:
         Share of unrolls that tell the rule their horizon, from 0 to 1.
     objective : Objective
         What the rule is judged by.
+    multiplier : tuple of float
+        Lowest and highest number that the rule's steps are multiplied by, log-uniform, one an
+        unroll: what users call `lr`.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class Plan:
     horizon: tuple[int, int] = (50, 500)
     told: float = 0.5
     objective: Objective = field(default_factory=Objective)
+    multiplier: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         for name in ("unrolls", "students", "truncation"):
@@ -57,6 +61,10 @@ class Plan:
         if not 1 <= self.horizon[0] <= self.horizon[1]:
             raise ValueError(
                 f"horizon must be two numbers of steps, the lower first, not {self.horizon}"
+            )
+        if not 0 < self.multiplier[0] <= self.multiplier[1] < math.inf:
+            raise ValueError(
+                f"multiplier must be two positive numbers, the lower first, not {self.multiplier}"
             )
         if not 0 <= self.told <= 1:
             raise ValueError(f"told must be from 0 to 1, not {self.told}")
@@ -94,9 +102,9 @@ class Unroll:
         self._rule, self._objective, self.key = rule, plan.objective, key
         self._truncation = plan.truncation
         draw = generator("horizon", key)
-        low, high = (math.log(end) for end in plan.horizon)
-        fraction, told = torch.rand(2, generator=draw).tolist()
-        self.horizon = round(math.exp(low + (high - low) * fraction))
+        fraction, told, length = torch.rand(3, generator=draw).tolist()
+        self.horizon = round(_between(plan.horizon, fraction))
+        self._lr = _between(plan.multiplier, length)
         self._num_steps = self.horizon if told < plan.told else None
         self.task = family.sample(seed_of("task", key))
         self.students = Students(self.task)
@@ -193,13 +201,16 @@ class Unroll:
             part = (1 - share) * weight(step, self.horizon) / total
             score = score + part * self._score(losses, self._start[0])
             if own:
-                shapes, num_steps = students.shapes, self._num_steps
                 step_students_(
-                    self._rule, theta, points, gradients, state, shapes, num_steps=num_steps
+                    *(self._rule, theta, points, gradients, state, students.shapes),
+                    lr=self._lr,
+                    num_steps=self._num_steps,
                 )
             else:
                 points, state = advance(
-                    self._rule, theta, students, points, gradients, state, self._num_steps
+                    *(self._rule, theta, students, points, gradients, state),
+                    lr=self._lr,
+                    num_steps=self._num_steps,
                 )
         if share and end == span[1]:
             batch = self._validation(end)
@@ -248,6 +259,12 @@ class Unroll:
             name: [tensors[f"state.{name}.{i}"] for i in range(len(value))]
             for name, value in self.state.items()
         }
+
+
+def _between(ends: tuple[float, float], fraction: float) -> float:
+    """Return a number between two, the logarithms being cut at a fraction."""
+    low, high = (math.log(end) for end in ends)
+    return math.exp(low + (high - low) * fraction)
 
 
 def _along(losses: Tensor, gradients: Tensor, points: Tensor) -> Tensor:

@@ -6,14 +6,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from unstuck.experiments.learned_sampled import SampledBackprop
 from unstuck.learned import MetaTraining, UpdateRule
-from unstuck.learned.estimators import ESTIMATORS, Backprop, Estimator, Evolution
+from unstuck.learned.estimators import Backprop, Estimator, Evolution
 from unstuck.learned.objective import Objective
 from unstuck.learned.task import Family, Scaled, Task
 from unstuck.learned.unroll import Plan
 from unstuck.problems import lookup
 
 LOGGED = 20  # points of a stored meta-training curve
+KINDS = {
+    Backprop.name: "truncated back-propagation",
+    SampledBackprop.name: "truncated back-propagation (at 4096 coordinates drawn anew each time)",
+    Evolution.name: "evolution strategies",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Budget:
     Parameters
     ----------
     estimator : str
-        One of ``ESTIMATORS``.
+        One of ``KINDS``.
     meta_steps : int
         Steps of Adam on the rule's parameters, at a rate that falls to zero as a cosine.
     unrolls, students, truncation : int
@@ -120,15 +126,14 @@ class Budget:
     sigma: float = 0.1
 
     def __post_init__(self) -> None:
-        lookup(ESTIMATORS, self.estimator, "estimator")
+        lookup(KINDS, self.estimator, "estimator")
         if self.meta_steps < 1:
             raise ValueError(f"meta_steps must be at least 1, not {self.meta_steps}")
 
     def words(self) -> str:
         """Say it in a few words."""
-        kind = {"backprop": "truncated back-propagation", "evolution": "evolution strategies"}
         return (
-            f"{self.meta_steps} meta-steps by {kind[self.estimator]} through {self.truncation} "
+            f"{self.meta_steps} meta-steps by {KINDS[self.estimator]} through {self.truncation} "
             f"steps of {self.unrolls} x {self.students} students, horizon {self.horizon}"
         )
 
@@ -167,11 +172,13 @@ def meta_train(rule: UpdateRule, family: Family, budget: Budget, seed: int) -> d
         told=0.0,
         objective=Objective(budget.scale, budget.late),
     )
-    estimator: Estimator = (
-        Backprop(rule, family, plan, seed)
-        if budget.estimator == "backprop"
-        else Evolution(rule, family, plan, seed, sigma=budget.sigma)
-    )
+    estimator: Estimator
+    if budget.estimator == Evolution.name:
+        estimator = Evolution(rule, family, plan, seed, sigma=budget.sigma)
+    elif budget.estimator == SampledBackprop.name:
+        estimator = SampledBackprop(rule, family, plan, seed)
+    else:
+        estimator = Backprop(rule, family, plan, seed)
     training = MetaTraining(
         estimator, budget.meta_steps, lr=budget.lr, judge_every=budget.meta_steps, judges=1
     )

@@ -27,7 +27,6 @@ MULTIPLIERS = (0.3, 1.0, 3.0)
 TUNING_SEED = 10_000
 POINTS = 20  # of a stored curve
 STUDENT = Network("mnist", (128,))
-SMALL = Network("mnist", (8,))  # meta-training through the student itself costs 10 times as much
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,7 @@ class MnistPlan:
     steps : int
         Steps of theirs.
     task : Network
-        The student that rules are judged on.
-    small : Network
-        The student that they are meta-trained on.
+        The student that rules are meta-trained and judged on.
     hidden : int
         Units of the LSTM.
     budget : Budget
@@ -69,9 +66,8 @@ class MnistPlan:
     seeds: int = 3
     steps: int = 200
     task: Network = STUDENT
-    small: Network = SMALL
     hidden: int = 8
-    budget: Budget = field(default_factory=lambda: Budget(meta_steps=80))
+    budget: Budget = field(default_factory=lambda: Budget("sampled", meta_steps=100, unrolls=1))
 
     def __post_init__(self) -> None:
         for name in self.features:
@@ -89,7 +85,6 @@ class MnistPlan:
             "seeds": self.seeds,
             "steps": self.steps,
             "task": self.task.name,
-            "small": self.small.name,
             "hidden": self.hidden,
             "budget": asdict(self.budget),
         }
@@ -123,7 +118,7 @@ def run_mnist(plan: MnistPlan, path: Path | None = None, tell: Tell | None = Non
     Examples
     --------
     >>> digits, budget = Network("digits", (8,)), Budget(meta_steps=1, truncation=2, horizon=2)
-    >>> plan = MnistPlan(("log",), 1, 1, steps=2, task=digits, small=digits, budget=budget)
+    >>> plan = MnistPlan(("log",), 1, 1, steps=2, task=digits, budget=budget)
     >>> sorted(run_mnist(plan).cells)
     ['adam', 'log/0']
     """
@@ -137,8 +132,8 @@ def run_mnist(plan: MnistPlan, path: Path | None = None, tell: Tell | None = Non
                 f"{features}/{seed}", functools.partial(_features, plan, features, seed)
             )
             if tell is not None:
-                line = f"{features}, meta-seed {seed}: {_losses(found['default'])}, at lr="
-                tell(f"{line}{found['lr']:g} {_losses(found['tuned'])}")
+                line = f"{features}, meta-seed {seed}, multiplier {found['lr']:g}"
+                tell(f"{line}: {_losses(found['tuned'])}")
     return record
 
 
@@ -178,11 +173,12 @@ def _features(plan: MnistPlan, features: str, meta_seed: int) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(meta_seed)
         rule = LSTM(features, plan.hidden)
-    cost = meta_train(rule, One(plan.small), plan.budget, meta_seed)
+    cost = meta_train(rule, One(plan.task), plan.budget, meta_seed)
     trials = {lr: _student(plan, rule, lr, TUNING_SEED) for lr in MULTIPLIERS}
     best = min(MULTIPLIERS, key=lambda lr: _or_inf(trials[lr]["train"]))
-    runs = {lr: [_student(plan, rule, lr, k) for k in range(plan.seeds)] for lr in {1.0, best}}
-    return {"meta": cost, "lr": best, "default": runs[1.0], "tuned": runs[best]}
+    runs = [_student(plan, rule, best, seed) for seed in range(plan.seeds)]
+    tried = {f"{lr:g}": trials[lr]["train"] for lr in MULTIPLIERS}
+    return {"meta": cost, "tried": tried, "lr": best, "tuned": runs}
 
 
 def _student(plan: MnistPlan, rule: UpdateRule, lr: float, seed: int) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import torch
 from unstuck.learned import (
     LSTM,
     MLP,
+    RULES,
     FeatureMLP,
     Preconditioner,
     Transformer,
+    UpdateRule,
     _file,
     load,
     pretrained,
@@ -174,3 +176,46 @@ def test_an_optimizer_takes_a_file(path: Path):
     assert optimizer.rule.config() == rule.config()
     group = optimizer.param_groups[0]
     assert (group["lr"], group["num_steps"]) == (0.3, 10)
+
+
+class Momentum(UpdateRule):
+    """A rule that the package does not know."""
+
+    name, like, beside = "momentum", ("exp_avg",), ("seen",)
+
+    def __init__(self, size: float = 1.0):
+        super().__init__(size=size)
+        self.log_size = torch.nn.Parameter(torch.tensor(size).log())
+
+    def memory(self, p):
+        return {"seen": p.new_zeros(2)}
+
+    def between(self, tensors):
+        return [max(at.w.numel() for at in tensors)] * len(tensors)
+
+    def step_tensor(self, at, told):
+        m = 0.9 * at.state["exp_avg"] + at.g
+        seen = torch.stack([at.state["seen"][0] + 1, torch.tensor(float(told))])
+        return at.moved(self.log_size.exp() * m), {"exp_avg": m, "seen": seen}
+
+
+def test_a_rule_of_ones_own(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Step, resume and come back from a file by what the class fills in alone."""
+    params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 2))]
+    optimizer = Learned(params, Momentum(2.0))
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    for p in params:  # 2e-3 (1 + 1.9)
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 1 - 5.8e-3))
+        assert optimizer.state[p]["seen"].tolist() == [2, 4]
+        assert float(optimizer.state[p]["step"]) == 2
+    optimizer.rule.save(path)
+    with pytest.raises(ValueError, match="the rule 'momentum' .* known rules are mlp"):
+        load(path)
+    monkeypatch.setitem(RULES, "momentum", Momentum)
+    again = Learned.from_pretrained(path, params)
+    again.load_state_dict(optimizer.state_dict())
+    again.step()
+    assert again.state[params[0]]["seen"].tolist() == [3, 4]

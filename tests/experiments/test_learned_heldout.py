@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from unstuck.experiments import learned_heldout, learned_training
+from unstuck.experiments.learned_compare import average
 from unstuck.experiments.learned_curves import run_curves
 from unstuck.experiments.learned_heldout import (
     BEYOND,
@@ -233,6 +234,9 @@ def test_tables_and_lines(rule):
         assert one.rule.cell in cells
         best = min(sum(cell["train"]["loss"]) for cell in cells)
         assert sum(one.rule.losses("train")) == best
+        (row,) = [line for line in text.splitlines() if f"| {one.task} | 3 | " in line][:1]
+        shown = [cell.split(" ± ")[0] for cell in row.split(" | ")[2:]]
+        assert shown == [f"{average(cell['train']['loss']):.3g}" for cell in cells]
         jobs = [cell for key, cell in record.cells.items() if key.startswith(f"{one.task}/3/")]
         lowest = min(sum(cell["validation"]["loss"]) for cell in jobs if cell not in cells)
         assert sum(one.by_validation.losses("validation")) == lowest

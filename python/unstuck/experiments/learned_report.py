@@ -10,6 +10,7 @@ from unstuck.experiments.learned_compare import (
     Chosen,
     Comparison,
     Difference,
+    Key,
     average,
     families,
 )
@@ -75,7 +76,7 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
         "the rule's multiplier (by training loss) and the baselines' method, schedule and rate, "
         "are made on the seeds that are shown: it favours the baselines, which have more of them.",
         "",
-        record.origin,
+        f"{record.origin} Made by `unstuck reproduce learned --study heldout --rule {name}`.",
     ]
     lines += ["", "## At equal steps", "", *_comparison(comparisons(record, plan, rule))]
     if plan.clock:
@@ -91,6 +92,7 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
             "",
             *_seconds(record, plan, rule),
         ]
+    lines += ["", "## The rule", "", *_multipliers(record, plan, rule)]
     lines += ["", "## The baselines", "", *_baselines(record, plan)]
     return "\n".join(lines) + "\n"
 
@@ -195,6 +197,23 @@ def _pair(rule: Chosen, other: Chosen, part: str, difference: Difference) -> lis
 def _accuracy(chosen: Chosen) -> str:
     values = [100 * value for value in chosen.cell["test"]["accuracy"] if value is not None]
     return spread(values)
+
+
+def _multipliers(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule) -> list[str]:
+    """Return the table of the rule with every multiplier."""
+    lines = [
+        "The training loss, and the validation loss, with every multiplier:",
+        "",
+        "| task | steps | " + " | ".join(f"x {lr:g}" for lr in MULTIPLIERS) + " |",
+        "|---|---|" + "---|" * len(MULTIPLIERS),
+    ]
+    for name in plan.tasks:
+        key, row = Key(name, plan.steps(name)), []
+        for lr in MULTIPLIERS:
+            cell = record.cells[key.rule(fingerprint(rule), lr)]
+            row.append(", ".join(spread(cell[part]["loss"]) for part in PARTS[:2]))
+        lines.append(f"| {name} | {key.steps} | " + " | ".join(row) + " |")
+    return lines
 
 
 def _baselines(record: CellRecord, plan: HeldOutPlan) -> list[str]:

@@ -15,6 +15,7 @@ from unstuck.experiments.learned_compare import average
 from unstuck.experiments.learned_curves import run_curves
 from unstuck.experiments.learned_heldout import (
     BEYOND,
+    CONFIRMATION,
     HELD_OUT,
     MULTIPLIERS,
     POWERS,
@@ -127,19 +128,25 @@ def test_fingerprints_tell_weights_apart(rule):
     assert fingerprint(rule) != mark
 
 
-def test_meta_training_has_not_seen_these():
+@pytest.mark.parametrize(("given", "lengths"), [(HELD_OUT, [3, 10]), (CONFIRMATION, [4])])
+def test_meta_training_has_not_seen_these(given, lengths):
     seen = FAMILIES["mlp"]
     assert isinstance(seen, Networks)
-    tasks = {family: [] for family in dict.fromkeys(h.family for h in HELD_OUT.values())}
-    for held in HELD_OUT.values():
+    tasks = {family: [] for family in dict.fromkeys(h.family for h in given.values())}
+    for held in given.values():
         tasks[held.family].append(held)
     assert list(tasks)[:5] == ["width", "depth", "activation", "data", "horizon"]
     assert all(max(held.task.hidden) > seen.width[1] for held in tasks["width"])
     assert all(len(held.task.hidden) > seen.depth[1] for held in tasks["depth"])
     assert not {held.task.activation for held in tasks["activation"]} & set(seen.activations)
     assert not {held.task.data for held in tasks["data"]} & set(seen.data)
-    assert [held.steps for held in tasks["horizon"]] == [3 * 600, 10 * 600]
-    assert all(held.task.channels for held in tasks["convolutions"])
+    assert [held.steps for held in tasks["horizon"]] == [600 * length for length in lengths]
+    assert all(held.task.channels for held in tasks.get("convolutions", []))
+
+
+def test_what_confirms_was_not_chosen_by():
+    assert not {h.task for h in CONFIRMATION.values()} & {h.task for h in HELD_OUT.values()}
+    assert not set(CONFIRMATION) & set(HELD_OUT)
 
 
 def test_what_a_file_holds_is_not_run_again(rule, tmp_path, monkeypatch):

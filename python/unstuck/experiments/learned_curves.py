@@ -11,7 +11,7 @@ from torch import Tensor
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.learned_compare import Comparison, Key, average
 from unstuck.experiments.learned_heldout import (
-    HELD_OUT,
+    TASKS,
     HeldOutPlan,
     Progress,
     baseline_cells,
@@ -81,7 +81,7 @@ def _task(
     progress: Progress,
 ) -> dict[str, Any]:
     """Return what :func:`run_curves` does of one task."""
-    steps, task = plan.steps(one.task), HELD_OUT[one.task].task
+    steps, task = plan.steps(one.task), TASKS[one.task].task
     key, mark, lr = Key(one.task, steps), fingerprint(rule), float(one.rule.name.removeprefix("x "))
     jobs = []
     for method in METHODS:

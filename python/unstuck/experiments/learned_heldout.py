@@ -64,6 +64,14 @@ HELD_OUT = {
     "digits conv": HeldOut(UNCOUNTED, Network("digits", (32,), channels=(8, 16)), 300),
     "mnist1d conv": HeldOut(UNCOUNTED, Network("mnist1d", (32,), channels=(8, 16)), 300),
 }
+CONFIRMATION = {  # for one rule that was chosen by its results on the tasks above
+    "mnist1d 320 tanh": HeldOut("width", Network("mnist1d", (320,), "tanh"), 600),
+    "digits 4 x 32": HeldOut("depth", Network("digits", (32,) * 4), 300),
+    "digits 48-48 silu": HeldOut("activation", Network("digits", (48, 48), "silu"), 300),
+    "mnist 96 gelu": HeldOut("data", Network("mnist", (96,), "gelu"), 500),
+    "mnist1d 32-32 tanh, 4 x": HeldOut("horizon", Network("mnist1d", (32, 32), "tanh"), 2400),
+}
+TASKS = {**HELD_OUT, **CONFIRMATION}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class HeldOutPlan:
     Parameters
     ----------
     tasks : tuple of str
-        Which of ``HELD_OUT``.
+        Which of ``HELD_OUT`` and ``CONFIRMATION``.
     seeds : int
         Runs of each setting: weights and batches of seeds 0 on.
     clock : bool
@@ -102,7 +110,7 @@ class HeldOutPlan:
 
     def __post_init__(self) -> None:
         for name in self.tasks:
-            lookup(HELD_OUT, name, "task")
+            lookup(TASKS, name, "task")
         if min(self.seeds, self.rounds, 1 if self.most is None else self.most) < 1:
             raise ValueError(
                 f"seeds={self.seeds}, rounds={self.rounds}, most={self.most}: each at least 1"
@@ -115,7 +123,7 @@ class HeldOutPlan:
 
     def steps(self, name: str) -> int:
         """Return the length of a task's runs."""
-        steps = HELD_OUT[name].steps
+        steps = TASKS[name].steps
         return steps if self.most is None else min(steps, self.most)
 
 
@@ -191,7 +199,7 @@ def comparisons(
     """
     found = []
     for name in plan.tasks:
-        steps, family = plan.steps(name), HELD_OUT[name].family
+        steps, family = plan.steps(name), TASKS[name].family
         key, mark = Key(name, steps), fingerprint(rule)
         own = {f"x {lr:g}": record.cells[key.rule(mark, lr)] for lr in MULTIPLIERS}
         others: dict[str, Any] = {}
@@ -261,7 +269,7 @@ class _Study:
         if all(key in self._record.cells for key in keys):
             return
         self._tell(f"{name}: rule {mark}, {steps} steps")
-        task = HELD_OUT[name].task
+        task = TASKS[name].task
         runs = [
             train_rule(task, steps, seed, self._rule, MULTIPLIERS)
             for seed in range(self._plan.seeds)
@@ -270,7 +278,7 @@ class _Study:
 
     def clock(self, name: str) -> dict[str, dict[str, float]]:
         """Time the steps of a task."""
-        held, steps = HELD_OUT[name], self._plan.steps(name)
+        held, steps = TASKS[name], self._plan.steps(name)
         key = clock_key(name, self._rule)
         if key not in self._record.cells:
             self._tell(f"{name}: timing")
@@ -298,7 +306,7 @@ class _Study:
         if not jobs:
             return
         self._tell(f"{name}: {', '.join(job.name for job in jobs)}; {steps} steps")
-        task = HELD_OUT[name].task
+        task = TASKS[name].task
         runs = [train_baselines(task, steps, seed, jobs) for seed in range(self._plan.seeds)]
         self._keep([key.baseline(job) for job in jobs], runs)
 

@@ -161,7 +161,7 @@ class FunctionsPlan:
     budget: Budget = field(
         default_factory=lambda: Budget(
             "evolution",
-            meta_steps=40,
+            meta_steps=100,
             unrolls=1,
             students=64,
             truncation=100,
@@ -226,8 +226,8 @@ def run_functions(
     if tell is not None:
         for name, cell in found.items():
             tell(f"{name}: {_line(cell)}")
-    for seed in range(plan.meta_seeds):
-        for rule in plan.rules:
+    for rule in plan.rules:
+        for seed in range(plan.meta_seeds):
             found = record.cell(f"{rule}/{seed}", functools.partial(_phases, plan, rule, seed))
             if tell is not None:
                 for phase, cell in found.items():

@@ -26,6 +26,15 @@ def test_held_out_tasks(run, tmp_path):
     assert (tmp_path / "deep" / "a.json").read_text() == before
 
 
+def test_tasks_that_confirm(run, tmp_path):
+    done = run("--study", "confirmation", "--size", "small", "--rule", "mine.safetensors")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "learned-confirmation.md").read_text()
+    assert "nor the choice among rules" in text
+    assert "--study confirmation --rule mine.safetensors`" in text
+    assert "| depth | digits 4 x 32 |" in text
+
+
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [

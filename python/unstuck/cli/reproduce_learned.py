@@ -22,10 +22,16 @@ from unstuck.cli._options import (
 )
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.learned_curves import run_curves
-from unstuck.experiments.learned_heldout import HeldOutPlan, run_heldout
+from unstuck.experiments.learned_functions import FunctionsPlan, run_functions
+from unstuck.experiments.learned_functions_report import functions_markdown
+from unstuck.experiments.learned_heldout import CONFIRMATION, HeldOutPlan, run_heldout
+from unstuck.experiments.learned_meta import Budget
+from unstuck.experiments.learned_mnist import MnistPlan, run_mnist
+from unstuck.experiments.learned_mnist_report import mnist_markdown
 from unstuck.experiments.learned_report import heldout_lines, heldout_markdown
 from unstuck.learned import load
 from unstuck.plots.learned import learned_curves_figure
+from unstuck.plots.learned_studies import learned_mnist_figure, learned_trajectories_figure
 from unstuck.problems import lookup
 
 if TYPE_CHECKING:
@@ -94,8 +100,17 @@ SIZES: dict[str, HeldOutPlan] = {
 
 
 def _heldout(asked: Asked) -> Prepared:
-    plan = dataclasses.replace(SIZES[asked.size], clock=asked.clock)
-    rule, name = load(asked.rule), Path(asked.rule).name
+    return _tasks(dataclasses.replace(SIZES[asked.size], clock=asked.clock), asked.rule)
+
+
+def _confirmation(asked: Asked) -> Prepared:
+    full = asked.size == "full"
+    tasks = tuple(CONFIRMATION) if full else ("digits 4 x 32",)
+    return _tasks(dataclasses.replace(SIZES[asked.size], tasks=tasks, clock=False), asked.rule)
+
+
+def _tasks(plan: HeldOutPlan, given: str) -> Prepared:
+    rule, name = load(given), Path(given).name
 
     def figures(record: CellRecord) -> dict[str, Figure]:
         curves = run_curves(record, plan, rule) if plan.clock else {}
@@ -110,8 +125,49 @@ def _heldout(asked: Asked) -> Prepared:
     )
 
 
+_QUICK = Budget("evolution", 3, students=4, truncation=5, horizon=10)
+FUNCTIONS = {
+    "full": FunctionsPlan(),
+    "small": FunctionsPlan(("mlp",), meta_seeds=1, starts=16, steps=10, budget=_QUICK),
+}
+MNIST = {
+    "full": MnistPlan(),
+    "small": MnistPlan(
+        meta_seeds=1,
+        seeds=1,
+        steps=20,
+        budget=Budget("sampled", meta_steps=4, unrolls=1, truncation=5, horizon=10),
+    ),
+}
+
+
+def _functions(asked: Asked) -> Prepared:
+    plan = FUNCTIONS[asked.size]
+    return Prepared(
+        plan.fixed,
+        lambda path, tell: run_functions(plan, path, tell),
+        lambda record: functions_markdown(record, plan),
+        lambda record: {"trajectories": learned_trajectories_figure(record.cells, plan.rules)},
+        lambda record: [],  # its tables say it
+    )
+
+
+def _mnist(asked: Asked) -> Prepared:
+    plan = MNIST[asked.size]
+    return Prepared(
+        plan.fixed,
+        lambda path, tell: run_mnist(plan, path, tell),
+        lambda record: mnist_markdown(record, plan),
+        lambda record: {"curves": learned_mnist_figure(record.cells, plan.steps)},
+        lambda record: [],
+    )
+
+
 STUDIES = {
+    "functions": Study("learned-functions", "-functions", _functions),
+    "mnist": Study("learned-mnist", "-mnist", _mnist),
     "heldout": Study("learned-heldout", "", _heldout),
+    "confirmation": Study("learned-heldout", "-confirmation", _confirmation),
 }
 
 

@@ -15,6 +15,7 @@ from unstuck.experiments.learned_compare import (
     families,
 )
 from unstuck.experiments.learned_heldout import (
+    CONFIRMATION,
     MULTIPLIERS,
     POWERS,
     UNCOUNTED,
@@ -58,10 +59,13 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
     >>> "| activation | no |" in heldout_markdown(run_heldout(plan, rule), plan, rule, "new")
     True
     """
+    confirms = set(plan.tasks) <= set(CONFIRMATION)
+    study = "confirmation" if confirms else "heldout"
     seeds = f"{plan.seeds} seed" + "s" * (plan.seeds > 1)
     multipliers = ", ".join(f"{lr:g}" for lr in MULTIPLIERS)
     lines = [
-        "# A learned rule on tasks that its meta-training never saw",
+        "# A learned rule on tasks that its meta-training never saw"
+        + (", nor the choice among rules" if confirms else ""),
         "",
         f"The rule {name} ({fingerprint(rule)}) with one multiplier of {multipliers}, told the "
         "number of steps, against Adam, AdamW (weight decay 0.01) and SGD (momentum 0.9), each at "
@@ -76,7 +80,7 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
         "the rule's multiplier (by training loss) and the baselines' method, schedule and rate, "
         "are made on the seeds that are shown: it favours the baselines, which have more of them.",
         "",
-        f"{record.origin} Made by `unstuck reproduce learned --study heldout --rule {name}`.",
+        f"{record.origin} Made by `unstuck reproduce learned --study {study} --rule {name}`.",
     ]
     lines += ["", "## At equal steps", "", *_comparison(comparisons(record, plan, rule))]
     if plan.clock:

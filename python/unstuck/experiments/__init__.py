@@ -11,7 +11,11 @@ from unstuck.experiments.blend_record import BlendRecord
 from unstuck.experiments.blend_report import Comparison, Summary, compare, markdown, summarize
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.hybrids import HybridsPlan, hybrids_markdown, race_of, run_hybrids
+from unstuck.experiments.learned_functions import FunctionsPlan, run_functions
+from unstuck.experiments.learned_functions_report import functions_markdown
 from unstuck.experiments.learned_heldout import HeldOutPlan, run_heldout
+from unstuck.experiments.learned_mnist import MnistPlan, run_mnist
+from unstuck.experiments.learned_mnist_report import mnist_markdown
 from unstuck.experiments.learned_report import heldout_markdown
 
 __all__ = [
@@ -23,10 +27,12 @@ __all__ = [
     "BlendRecord",
     "CellRecord",
     "Comparison",
+    "FunctionsPlan",
     "Harm",
     "HeldOutPlan",
     "HybridsPlan",
     "Method",
+    "MnistPlan",
     "NetPlan",
     "Plan",
     "Progress",
@@ -35,16 +41,20 @@ __all__ = [
     "alme_markdown",
     "attention_markdown",
     "compare",
+    "functions_markdown",
     "harm",
     "heldout_markdown",
     "hybrids_markdown",
     "markdown",
+    "mnist_markdown",
     "net_markdown",
     "race_of",
     "run_alme",
     "run_attention",
+    "run_functions",
     "run_heldout",
     "run_hybrids",
+    "run_mnist",
     "run_net",
     "run_study",
     "summarize",

@@ -121,7 +121,8 @@ class SampledBackprop(Estimator):
             score = objective.score((loss + along)[None], start, unroll.task.floor)
             total = total + weight / sum(weights) * score
             (point,), state = functional_call(self.rule, named, ([point], [gradient], state))
-        (found,) = torch.autograd.grad(total.sum(), theta)
+        # the loss of a truncation's first step does not depend on theta: it may be the only one
+        (found,) = torch.autograd.grad(total.sum() + 0 * theta.sum(), theta)
         if not found.isfinite().all():  # the student has diverged
             found = torch.zeros_like(found)
         return total.detach(), found * unroll.importance(first, last)

@@ -8,6 +8,7 @@ from unstuck.plots.alme import (
 )
 from unstuck.plots.blend import blend_figure
 from unstuck.plots.learned import learned_curves_figure
+from unstuck.plots.learned_studies import learned_mnist_figure, learned_trajectories_figure
 from unstuck.plots.meta_training import meta_training_figure
 from unstuck.plots.problem_race import problem_race_figure
 from unstuck.plots.race import race_figure
@@ -21,6 +22,8 @@ __all__ = [
     "escape_distances_figure",
     "escapes_figure",
     "learned_curves_figure",
+    "learned_mnist_figure",
+    "learned_trajectories_figure",
     "meta_training_figure",
     "problem_race_figure",
     "race_figure",

@@ -21,6 +21,7 @@ from unstuck.experiments.learned_functions import (
     UNIT,
     FunctionsPlan,
     Moved,
+    rastrigin,
     run_functions,
 )
 from unstuck.experiments.learned_functions_report import functions_markdown
@@ -138,12 +139,12 @@ def test_tables_and_picture(record):
     assert "finds" in text
     wider = FunctionsPlan(meta_seeds=1, starts=8, steps=3, budget=BUDGET)
     assert "| lstm | generalist | quadratics | not run" in functions_markdown(record, wider)
-    figure = learned_trajectories_figure(record.cells, ["mlp"])
+    figure = learned_trajectories_figure(record.cells, ["mlp"], rastrigin)
     assert len(figure.axes) == PATHS
     drawn = figure.axes[1].get_lines()[0].get_xydata().tolist()
     assert drawn == record.cells["mlp/0"]["generalist"]["ways"][1]
     with pytest.raises(ValueError, match="there is no rule"):
-        learned_trajectories_figure(record.cells, [])
+        learned_trajectories_figure(record.cells, [], rastrigin)
 
 
 @pytest.mark.parametrize(

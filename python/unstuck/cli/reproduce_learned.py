@@ -22,7 +22,7 @@ from unstuck.cli._options import (
 )
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.learned_curves import run_curves
-from unstuck.experiments.learned_functions import FunctionsPlan, run_functions
+from unstuck.experiments.learned_functions import FunctionsPlan, rastrigin, run_functions
 from unstuck.experiments.learned_functions_report import functions_markdown
 from unstuck.experiments.learned_heldout import CONFIRMATION, HeldOutPlan, run_heldout
 from unstuck.experiments.learned_meta import Budget
@@ -147,7 +147,9 @@ def _functions(asked: Asked) -> Prepared:
         plan.fixed,
         lambda path, tell: run_functions(plan, path, tell),
         lambda record: functions_markdown(record, plan),
-        lambda record: {"trajectories": learned_trajectories_figure(record.cells, plan.rules)},
+        lambda record: {
+            "trajectories": learned_trajectories_figure(record.cells, plan.rules, rastrigin)
+        },
         lambda record: [],  # its tables say it
     )
 

@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from unstuck import problems
 from unstuck.experiments.cells import CellRecord
 from unstuck.experiments.learned_meta import Budget, InUnits, meta_train
 from unstuck.learned import LSTM, MLP, Transformer, UpdateRule
@@ -188,6 +191,19 @@ class FunctionsPlan:
 
 
 Tell = Callable[[str], None]
+
+
+def rastrigin(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values [n] of Rastrigin's function at points [n, 2], for pictures.
+
+    Examples
+    --------
+    >>> rastrigin(np.array([[0.0, 0.0], [1.0, 1.0]])).round(6).tolist()
+    [0.0, 2.0]
+    """
+    problem = problems.get("rastrigin", 2, dtype=torch.float64)
+    values: NDArray[np.float64] = problem.value_and_gradient(torch.from_numpy(points))[0].numpy()
+    return values
 
 
 def run_functions(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unstuck import problems
 from unstuck._extras import require
 from unstuck.plots.race import COLOURS, DASHES, LOSS, Style, _band, _frame
 from unstuck.plots.search import GRID, Array, _contours
@@ -21,7 +20,9 @@ OTHERS = ("adam", "sgd")
 BOX = 6.0
 
 
-def learned_trajectories_figure(cells: Cells, rules: Sequence[str]) -> Figure:
+def learned_trajectories_figure(
+    cells: Cells, rules: Sequence[str], function: Callable[[Array], Array]
+) -> Figure:
     """Draw the ways of every phase of each rule, of Adam and of SGD from the same starts.
 
     Parameters
@@ -30,11 +31,14 @@ def learned_trajectories_figure(cells: Cells, rules: Sequence[str]) -> Figure:
         The cells of the study of functions: ``json.loads(text)["cells"]``.
     rules : sequence of str
         Which rules, a row each; their first meta-training is drawn.
+    function : callable
+        Values ``[n]`` of points ``[n, 2]``, both arrays in float64: what they went on. Its minimum
+        lies at zero.
 
     Returns
     -------
     matplotlib.figure.Figure
-        On the contours of Rastrigin's function, a column a start. Not attached to a window; write
+        On the contours of the function, a column a start. Not attached to a window; write
         it with ``figure.savefig("trajectories.png")``.
 
     Raises
@@ -51,7 +55,7 @@ def learned_trajectories_figure(cells: Cells, rules: Sequence[str]) -> Figure:
     >>> way = {"ways": [[[3.0, 3.0], [1.0, 0.0]]]}
     >>> phases = ("generalist", "specialist", "multi-task", "specialist-moved")
     >>> cells = {"mlp/0": dict.fromkeys(phases, way), "baselines": {"adam": way, "sgd": way}}
-    >>> len(learned_trajectories_figure(cells, ["mlp"]).axes)
+    >>> len(learned_trajectories_figure(cells, ["mlp"], lambda x: (x**2).sum(-1)).axes)
     1
     """
     if not rules:
@@ -62,7 +66,8 @@ def learned_trajectories_figure(cells: Cells, rules: Sequence[str]) -> Figure:
     figure: Figure = make_figure(figsize=size, layout="constrained")
     axes: Any = figure.subplots(len(rules), starts, squeeze=False)
     side = np.linspace(-BOX, BOX, GRID)
-    values = _values(side)
+    points = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    values = function(points).reshape(GRID, GRID)
     for row, rule in enumerate(rules):
         found = {phase: cells[f"{rule}/0"][phase] for phase in PHASES}
         found |= {name: cells["baselines"][name] for name in OTHERS}
@@ -78,23 +83,12 @@ def learned_trajectories_figure(cells: Cells, rules: Sequence[str]) -> Figure:
             axis.set_title(f"{rule}, start {start + 1}", fontsize=11)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle("Ways on Rastrigin's function (star: end)", fontweight="bold")
+    figure.suptitle("Ways to the minimum, or not (star: end)", fontweight="bold")
     return figure
 
 
-def _values(side: Array) -> Array:
-    """Return the function's values on a grid."""
-    import torch
-
-    x, y = np.meshgrid(side, side)
-    points = torch.from_numpy(np.stack([x, y], -1).reshape(-1, 2))
-    losses, _ = problems.get("rastrigin", 2, dtype=torch.float64).value_and_gradient(points)
-    out: Array = losses.numpy().reshape(x.shape)
-    return out
-
-
 def _way(axis: Any, way: Array, color: str, name: str) -> None:
-    axis.plot(way[:, 0], way[:, 1], ".-", color=color, lw=1.2, ms=3, alpha=0.7, label=name)
+    axis.plot(way[:, 0], way[:, 1], ".-", color=color, lw=1.8, ms=4, alpha=0.85, label=name)
     axis.plot(*way[0], "o", color="black", ms=6)
     axis.plot(*way[-1], "*", color=color, mec="black", ms=12)
 

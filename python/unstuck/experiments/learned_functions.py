@@ -256,9 +256,14 @@ def _line(cell: dict[str, Any]) -> str:
     return f"rastrigin, median {found['median']:.4g}, at the minimum {found['found']:.1%}"
 
 
+@functools.lru_cache(maxsize=32)
+def _students(task: Task) -> Students:
+    return Students(task)
+
+
 def _points(task: Task, first: int, count: int) -> tuple[Students, Tensor]:
     """Return students of a task at starts of given numbers."""
-    students = Students(task)
+    students = _students(task)  # type: ignore[arg-type]  # tasks here are frozen
     return students, students.begin([seed_of("start", first + k) for k in range(count)])
 
 

@@ -117,7 +117,7 @@ def learned_mnist_figure(cells: Cells, steps: int) -> Figure:
     --------
     >>> runs = {"default": [{"curve": [2.3, 1.0]}], "tuned": [{"curve": [2.3, 0.5]}], "rate": 0.01}
     >>> figure = learned_mnist_figure({"adam": runs, "log/0": runs}, 20)
-    >>> len(figure.axes[0].get_lines())
+    >>> len(figure.axes[0].get_legend().get_texts())
     3
     """
     make_figure = require("matplotlib.figure", extra="plots", purpose="the figure").Figure

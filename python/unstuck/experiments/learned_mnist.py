@@ -23,7 +23,7 @@ from unstuck.problems import lookup
 
 POWERS = range(-7, -2)  # Adam's rates, in half decades
 DEFAULT = -6  # torch's
-MULTIPLIERS = (0.1, 0.3, 1.0, 3.0)
+MULTIPLIERS = (0.3, 1.0, 3.0)
 TUNING_SEED = 10_000
 POINTS = 20  # of a stored curve
 STUDENT = Network("mnist", (128,))
@@ -47,8 +47,6 @@ class MnistPlan:
         The student that rules are meta-trained and judged on.
     hidden : int
         Units of the LSTM.
-    scale : float
-        What its output is multiplied by: the larger, the sooner meta-training reaches long steps.
     budget : Budget
         Of a meta-training.
 
@@ -69,7 +67,6 @@ class MnistPlan:
     steps: int = 200
     task: Network = STUDENT
     hidden: int = 8
-    scale: float = 5.0
     budget: Budget = field(default_factory=lambda: Budget("sampled", meta_steps=100, unrolls=1))
 
     def __post_init__(self) -> None:
@@ -89,7 +86,6 @@ class MnistPlan:
             "steps": self.steps,
             "task": self.task.name,
             "hidden": self.hidden,
-            "scale": self.scale,
             "budget": asdict(self.budget),
         }
 
@@ -176,7 +172,7 @@ def _features(plan: MnistPlan, features: str, meta_seed: int) -> dict[str, Any]:
     """Meta-train an LSTM rule and let it train fresh students."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(meta_seed)
-        rule = LSTM(features, plan.hidden, scale=plan.scale)
+        rule = LSTM(features, plan.hidden)
     cost = meta_train(rule, One(plan.task), plan.budget, meta_seed)
     trials = {lr: _student(plan, rule, lr, TUNING_SEED) for lr in MULTIPLIERS}
     best = min(MULTIPLIERS, key=lambda lr: _or_inf(trials[lr]["train"]))

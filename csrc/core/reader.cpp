@@ -80,7 +80,19 @@ TensorView Reader::read(PyObject* o, Where where) const {
   if (!tensor_type_) throw std::runtime_error("unstuck: native module used before init(torch)");
   if (!PyObject_TypeCheck(o, tensor_type_))
     throw py::type_error(where.str() + " must be a torch.Tensor, not " + Py_TYPE(o)->tp_name);
-  if (!api_) return read_slowly(o, where);
+  TensorView v = api_ ? read_quickly(o, where) : read_slowly(o, where);
+  // A view of a storage without memory lies at its offset. Addresses are higher as a rule, so that
+  // hardly any tensor is asked.
+  if (v.numel && uintptr_t(v.data) < uintptr_t(1) << 40) {
+    if (!is_plain(o)) ++python_calls();
+    const auto offset = py::handle(o).attr("storage_offset")().cast<uint64_t>();
+    v = api_ ? read_quickly(o, where) : read_slowly(o, where);  // Python code may have run
+    if (uintptr_t(v.data) == offset * uint64_t(v.bits / 8)) refuse(o, where);
+  }
+  return v;
+}
+
+TensorView Reader::read_quickly(PyObject* o, Where where) const {
   dlpack::Tensor t;
   if (api_->dltensor_from_py_object(o, &t)) refuse(o, where);
   TensorView v;

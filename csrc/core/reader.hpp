@@ -63,6 +63,7 @@ class Reader {
   bool ask(PyObject* o, PyObject* method) const {
     return owned(PyObject_CallMethodNoArgs(o, method)).ptr() == Py_True;
   }
+  TensorView read_quickly(PyObject* o, Where where) const;  // through the exchange API
   TensorView read_slowly(PyObject* o, Where where) const;
   [[noreturn]] void refuse(PyObject* o, Where where) const;
 

@@ -36,9 +36,13 @@ def _quietly(make: Callable[[], Tensor]) -> Tensor:
 
 
 def _without_storage(x: Tensor) -> Tensor:
-    x = x.clone()
     x.untyped_storage().resize_(0)
     return x
+
+
+def _behind(x: Tensor) -> Tensor:
+    """Return a copy that starts in the middle of its storage."""
+    return torch.stack([x, x])[1]
 
 
 #: Not a tensor at all.
@@ -58,6 +62,7 @@ OBJECTS: dict[str, Callable[[Tensor], Any]] = {
 UNREADABLE: dict[str, Callable[[Tensor], Any]] = {
     "meta": lambda x: x.to("meta"),
     "fake": _fake,
+    "fake-view": lambda x: _fake(_behind(x)),
     "wrapper": Wrapper,
     "coo": lambda x: x.reshape(-1, 1).to_sparse(),
     "csr": lambda x: _quietly(lambda: x.reshape(-1, 1).to_sparse_csr()),
@@ -72,7 +77,8 @@ UNREADABLE: dict[str, Callable[[Tensor], Any]] = {
         lambda: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8)
     ),
     "zero-tensor": lambda x: torch._efficientzerotensor(tuple(x.shape)),
-    "freed": _without_storage,
+    "freed": lambda x: _without_storage(x.clone()),
+    "freed-view": lambda x: _without_storage(_behind(x)),
     "negated": lambda x: torch._neg_view(x.clone()),
 }
 

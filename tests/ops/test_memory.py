@@ -90,7 +90,8 @@ def test_plans_that_watch(native: ModuleType, reading: str) -> None:
 def test_errors(native: ModuleType, reading: str) -> None:
     """A refused argument is let go of, however it was refused."""
     case = make_case([(2, 3), (2, 3)], momentum=0.5)
-    python = {"none", "fake", "wrapper", "jagged"}  # those run Python code, which fills its caches
+    # Those run Python code, which fills its caches.
+    python = {"none", "fake", "fake-view", "wrapper", "jagged"}
     made = [make(case.params[1]) for kind, make in KINDS.items() if kind not in python]
     tensors = [x for x in made if isinstance(x, torch.Tensor)]
     counts = [sys.getrefcount(x) for x in tensors]

@@ -191,7 +191,7 @@ def _has_memory(x: Tensor) -> bool:
     if x.device.type not in ("cpu", "cuda") or not x.numel():
         return True  # other devices need not tell addresses
     try:
-        return x.data_ptr() != 0
+        return x.data_ptr() != x.storage_offset() * x.element_size()  # behind no memory
     except RuntimeError:
         return False
 

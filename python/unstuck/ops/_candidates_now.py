@@ -23,7 +23,7 @@ _kept = threading.local()  # the last plan of this thread, with its scratch memo
 def _readable(x: Tensor) -> bool:
     """Whether `x` has memory of its own, which tensors of a function transform have not."""
     try:
-        return x.data_ptr() != 0 or x.numel() == 0
+        return x.numel() == 0 or x.data_ptr() != x.storage_offset() * x.element_size()
     except RuntimeError:
         return False
 

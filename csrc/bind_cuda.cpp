@@ -6,6 +6,7 @@
 #include "bind_candidates.hpp"
 #include "bind_landscapes.hpp"
 #include "bind_learned.hpp"
+#include "bind_lstm.hpp"
 #include "bind_mlp.hpp"
 #include "bind_objectives.hpp"
 #include "cuda/adam.hpp"
@@ -14,6 +15,7 @@
 #include "cuda/blend.hpp"
 #include "cuda/candidate_backend.hpp"
 #include "cuda/learned.hpp"
+#include "cuda/lstm.hpp"
 #include "cuda/mlp.hpp"
 #include "cuda/objectives.hpp"
 #include "cuda/trials.hpp"
@@ -23,39 +25,37 @@ namespace py = pybind11;
 namespace unstuck {
 namespace {
 
+// The launches of a plan, with the memory that they are lent.
+template <class Launches>
+struct Lendable : Launches {
+  using Launches::Launches;
+  int64_t size() const { return this->workspace_size(); }
+  void set(double* memory) { this->workspace = memory; }
+  int launches() const { return int(this->list.size()); }
+};
+
 struct CudaBackend {
   static constexpr int32_t kDeviceType = cuda::kDeviceType;
   static constexpr int kLandscapes = unstuck::kLandscapes;
-  struct Workspace : cuda::Launches {
-    using Launches::Launches;
-    int64_t size() const { return workspace_size(); }
-    void set(double* memory) { workspace = memory; }
-    int launches() const { return int(list.size()); }
-  };
+  using Workspace = Lendable<cuda::Launches>;
   static void run(const BlendStep& step, const Workspace& w, uintptr_t stream) {
     cuda::check(cuda::blend_step(step, w, reinterpret_cast<void*>(stream)));
   }
   static void hypergradient(const BlendStep& step, const Workspace& w, uintptr_t stream) {
     cuda::check(cuda::blend_hypergradient(step, w, reinterpret_cast<void*>(stream)));
   }
-  struct AdamWorkspace : cuda::AdamLaunches {
-    using AdamLaunches::AdamLaunches;
-    int64_t size() const { return workspace_size(); }
-    void set(double* memory) { workspace = memory; }
-    int launches() const { return int(list.size()); }
-  };
+  using AdamWorkspace = Lendable<cuda::AdamLaunches>;
   static void adam(const AdamStep& step, const AdamWorkspace& w, uintptr_t stream) {
     cuda::check(cuda::adam_step(step, w, reinterpret_cast<void*>(stream)));
   }
 
-  struct LearnedWorkspace : cuda::LearnedLaunches {
-    using LearnedLaunches::LearnedLaunches;
-    int64_t size() const { return workspace_size(); }
-    void set(double* memory) { workspace = memory; }
-    int launches() const { return int(list.size()); }
-  };
+  using LearnedWorkspace = Lendable<cuda::LearnedLaunches>;
   static void learned(const LearnedStep& step, const LearnedWorkspace& w, uintptr_t stream) {
     cuda::check(cuda::learned_step(step, w, reinterpret_cast<void*>(stream)));
+  }
+  using LstmWorkspace = Lendable<cuda::LstmLaunches>;
+  static void lstm(const LstmStep& step, const LstmWorkspace& w, uintptr_t stream) {
+    cuda::check(cuda::lstm_step(step, w, reinterpret_cast<void*>(stream)));
   }
 
   static void regression_trials(const Regression& o, const Trials& t, uintptr_t stream) {
@@ -169,6 +169,7 @@ PYBIND11_MODULE(_cuda, m) {
         py::arg("dim"), py::arg("count"), "float64 numbers that landscape_gradients() needs.");
   unstuck::bind_objectives<unstuck::CudaBackend>(m);
   unstuck::bind_learned<unstuck::CudaBackend>(m);
+  unstuck::bind_lstm<unstuck::CudaBackend>(m);
   m.def("learned_students_workspace", &unstuck::learned_students_workspace<unstuck::CudaBackend>,
         py::arg("sizes"), py::arg("students"), "float64 numbers that learned_students() needs.");
   unstuck::bind_mlp<unstuck::CudaBackend>(m);

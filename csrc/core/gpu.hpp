@@ -9,6 +9,11 @@
   ((kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__))
 // clang-format on
 
+// Memory of a block whose size the launch says.
+#define GPU_DYNAMIC_SHARED(T, name)                             \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  T* const name = reinterpret_cast<T*>(name##_bytes)
+
 // A kernel parameter that no thread changes: read where it lies, never copied to local memory.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
 #define GPU_GRID_CONSTANT(T) const __grid_constant__ T

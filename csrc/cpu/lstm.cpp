@@ -47,31 +47,31 @@ UNSTUCK_INLINE void moments_of(Panel& p, const lstm::Coefs& c) {
   }
 }
 
+template <lstm::Features kind>
+UNSTUCK_INLINE void features_of(Panel& p, const lstm::Coefs& c) {
+#pragma omp simd
+  for (int64_t l = 0; l < kWide; ++l)
+    lstm::features(kind, p.w[l], p.g[l], p.u[l], p.d[l], c, p.in + l, kWide);
+}
+
 // The cell: gates in, hidden units out where they came from.
 UNSTUCK_INLINE void cell_of(Panel& p, int64_t hidden, int64_t inputs) {
   const int64_t n = hidden * kWide;
   float *const i = p.gates, *const f = i + n, *const o = f + n, *const z = o + n;
   float *const c = p.cell, *const h = p.in + inputs * kWide;
 #pragma omp simd
-  for (int64_t l = 0; l < n; ++l) {
-    c[l] = logistic(f[l]) * c[l] + logistic(i[l]) * hyperbolic_tangent(z[l]);
-    h[l] = logistic(o[l]) * hyperbolic_tangent(c[l]);
-  }
+  for (int64_t l = 0; l < n; ++l) h[l] = lstm::cell(i[l], f[l], o[l], z[l], c[l]);
 }
 
 UNSTUCK_INLINE void move_of(Panel& p, const lstm::Net& net, const lstm::Coefs& c,
                             const float* out) {
   const float* const h = p.in + net.inputs() * kWide;
-  const float nominal = net.nominal ? 1.0f : 0.0f, scale = float(net.scale);
   float d[kWide] = {};
   for (int64_t j = 0; j < net.hidden; ++j)
 #pragma omp simd
     for (int64_t l = 0; l < kWide; ++l) d[l] += out[j] * h[j * kWide + l];
 #pragma omp simd
-  for (int64_t l = 0; l < kWide; ++l) {
-    const float u = (nominal != 0 ? p.u[l] : 0.0f) + scale * d[l];
-    p.w[l] = p.w[l] * c.keep - c.step * u;
-  }
+  for (int64_t l = 0; l < kWide; ++l) p.w[l] = lstm::moved(p.w[l], p.u[l], d[l], net, c);
 }
 
 struct Job {
@@ -86,6 +86,11 @@ struct Job {
 
 namespace entry {
 UNSTUCK_CLONES void lstm_moments(Panel& p, const lstm::Coefs& c) { moments_of(p, c); }
+UNSTUCK_CLONES void lstm_features(Panel& p, lstm::Features kind, const lstm::Coefs& c) {
+  if (kind == lstm::Features::gradient) return features_of<lstm::Features::gradient>(p, c);
+  if (kind == lstm::Features::log) return features_of<lstm::Features::log>(p, c);
+  features_of<lstm::Features::rich>(p, c);
+}
 UNSTUCK_CLONES void lstm_cell(Panel& p, int64_t hidden, int64_t inputs) {
   cell_of(p, hidden, inputs);
 }
@@ -114,8 +119,7 @@ void run(const Job& job) {
       take(t.cell, j * t.numel + at, n, p.cell + j * kWide);
     }
     entry::lstm_moments(p, *job.coefs);
-    for (int64_t l = 0; l < kWide; ++l)
-      lstm::features(net.features, p.w[l], p.g[l], p.u[l], p.d[l], *job.coefs, p.in + l, kWide);
+    entry::lstm_features(p, net.features, *job.coefs);
     multiply({job.weights, inputs + hidden, 1, p.in, kWide, p.gates, kWide, theta + net.bias(),
               4 * hidden, inputs + hidden, false});
     entry::lstm_cell(p, hidden, inputs);

@@ -4,12 +4,10 @@
 // math/stagnation.hpp.
 #include "cuda/adam.hpp"
 
-#include <algorithm>
-#include <map>
-
 #include "core/block.hpp"
 #include "core/chunk.hpp"
 #include "core/half.hpp"
+#include "cuda/pack.hpp"
 
 namespace unstuck::cuda {
 
@@ -27,7 +25,7 @@ struct AdamPack {
   const void* g[kMost];
   float* step[kMost];
   int64_t numel[kMost];
-  uint32_t first_chunk[kMost];  // of the launch
+  uint32_t first_block[kMost];  // of the launch
   uint32_t aligned[kMost];
   int count;
 };
@@ -48,18 +46,6 @@ template <class T, int N>
 struct alignas(N * sizeof(T)) AdamVector {
   T x[N];
 };
-
-__device__ int adam_tensor_of(const Pack& pack, uint32_t chunk) {
-  int low = 0, high = pack.count - 1;  // the last tensor that starts at or before the chunk
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (pack.first_chunk[middle] <= chunk)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low;
-}
 
 // N elements; returns the sum of their squared gradients.
 template <class T, int N>
@@ -98,14 +84,14 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ double shared[kThreads / 32];
   if (tail.found_inf && *tail.found_inf != 0) return;
 
-  const int t = adam_tensor_of(pack, blockIdx.x);
+  const int t = tensor_of(pack, blockIdx.x);
   if (threadIdx.x == 0)
     coefs = narrowed<R>(adam_coefficients(group.resolved(), double(*pack.step[t]) + 1,
                                           tail.loss_scale ? double(*tail.loss_scale) : 1.0));
   __syncthreads();
   const AdamCoefs<R> c = coefs;
   R squares = 0;
-  const uint32_t chunk = blockIdx.x - pack.first_chunk[t];
+  const uint32_t chunk = blockIdx.x - pack.first_block[t];
   const int64_t begin = chunk_begin(chunk), end = chunk_end(chunk, pack.numel[t]);
   int64_t i = begin;
   if (pack.aligned[t]) {
@@ -152,28 +138,10 @@ bool is_aligned(const AdamTensor& t) {
 
 }  // namespace
 
-AdamLaunches::AdamLaunches(const std::vector<AdamTensor>& tensors) {
-  std::map<std::pair<int32_t, int>, std::vector<uint32_t>> kinds;
-  for (size_t i = 0; i < tensors.size(); ++i)
-    kinds[{tensors[i].group, int(tensors[i].dtype)}].push_back(uint32_t(i));
-  for (const auto& kind : kinds) {
-    std::vector<uint32_t> some;
-    uint64_t chunks = 0;
-    const auto close = [&] {
-      list.push_back({some, kind.first.first, uint32_t(chunks), partials});
-      partials += int64_t(std::max<uint64_t>(1, chunks));
-      some.clear();
-      chunks = 0;
-    };
-    for (uint32_t row : kind.second) {
-      const uint64_t mine = chunks_of(tensors[row].numel);
-      // 2^31 - 1 blocks are the most of a launch; one tensor of 2^45 elements does not exist.
-      if (int(some.size()) == Pack::kMost || chunks + mine > 0x7fffffffu) close();
-      some.push_back(row);
-      chunks += mine;
-    }
-    close();
-  }
+AdamLaunches::AdamLaunches(const std::vector<AdamTensor>& tensors)
+    : list(launches_of(tensors, Pack::kMost,
+                       [](const AdamTensor& t) { return chunks_of(t.numel); })) {
+  for (const TensorLaunch& l : list) partials += l.blocks;
 }
 
 int64_t AdamLaunches::workspace_size() const { return partials + int64_t(list.size()); }
@@ -186,7 +154,7 @@ int adam_step(const AdamStep& step, const AdamLaunches& launches, void* stream) 
   }
   Pack pack;
   for (size_t n = 0; n < launches.list.size(); ++n) {
-    const AdamLaunch& l = launches.list[n];
+    const TensorLaunch& l = launches.list[n];
     pack.count = int(l.rows.size());
     uint32_t chunk = 0;
     for (int i = 0; i < pack.count; ++i) {
@@ -197,32 +165,31 @@ int adam_step(const AdamStep& step, const AdamLaunches& launches, void* stream) 
       pack.v[i] = t.v;
       pack.step[i] = t.step;
       pack.numel[i] = t.numel;
-      pack.first_chunk[i] = chunk;
+      pack.first_block[i] = chunk;
       pack.aligned[i] = is_aligned(t);
       chunk += chunks_of(t.numel);
     }
     const AdamTail tail{
         step.loss_scale,
         step.found_inf,
-        launches.workspace + l.first_partial,
+        launches.workspace + l.first_block,
         step.stats,
         reinterpret_cast<unsigned*>(launches.workspace + launches.partials + int64_t(n)),
         step.config,
         step.finish && n + 1 == launches.list.size()};
     const AdamGroupStep& group = step.groups[l.group];
-    const uint32_t blocks = std::max(1u, l.chunks);
     switch (step.tensors[l.rows[0]].dtype) {
       case DType::f32:
-        launch<float>(pack, group, tail, blocks, s);
+        launch<float>(pack, group, tail, l.blocks, s);
         break;
       case DType::f64:
-        launch<double>(pack, group, tail, blocks, s);
+        launch<double>(pack, group, tail, l.blocks, s);
         break;
       case DType::bf16:
-        launch<bfloat16>(pack, group, tail, blocks, s);
+        launch<bfloat16>(pack, group, tail, l.blocks, s);
         break;
       default:
-        launch<float16>(pack, group, tail, blocks, s);
+        launch<float16>(pack, group, tail, l.blocks, s);
     }
     if (const cudaError_t error = cudaGetLastError()) return int(error);
   }

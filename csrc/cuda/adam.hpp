@@ -1,22 +1,13 @@
 #pragma once
-#include <vector>
-
 #include "adam_step.hpp"
+#include "cuda/launches.hpp"
 
 namespace unstuck::cuda {
 
-// Which tensors go together in one launch, decided when a plan is made: those of one group and
-// dtype, as many of them as the kernel's arguments hold.
-struct AdamLaunch {
-  std::vector<uint32_t> rows;
-  int32_t group;
-  uint32_t chunks;        // blocks
-  int64_t first_partial;  // where its blocks leave their sums
-};
-
+// Decided when a plan is made.
 struct AdamLaunches {
   explicit AdamLaunches(const std::vector<AdamTensor>& tensors);
-  std::vector<AdamLaunch> list;
+  std::vector<TensorLaunch> list;
   int64_t workspace_size() const;  // float64 numbers, zeroed once by whoever provides them
   int64_t partials = 0;
   double* workspace = nullptr;

@@ -10,6 +10,7 @@
 #include "core/block.hpp"
 #include "core/chunk.hpp"
 #include "core/half.hpp"
+#include "cuda/pack.hpp"
 
 namespace unstuck::cuda {
 
@@ -29,7 +30,7 @@ struct Pack {
   const void* g[kMost];
   float* step[kMost];
   int64_t numel[kMost];
-  uint32_t first_chunk[kMost];  // of the launch
+  uint32_t first_block[kMost];  // of the launch
   uint32_t unit[kMost];         // of the gate; the two top bits are the flags below
   int count;
 };
@@ -142,18 +143,6 @@ struct One {
   T x[1];
 };
 
-__device__ int tensor_of(const LaunchPack& pack, uint32_t chunk) {
-  int low = 0, high = pack.count - 1;  // the last tensor that starts at or before the chunk
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (pack.first_chunk[middle] <= chunk)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low;
-}
-
 template <class R>
 __device__ BlendCoefs<R> coefficients(const LaunchPack& pack, const BlendGroupStep& group, int t,
                                       const float* loss_scale) {
@@ -180,7 +169,7 @@ __device__ void sum_partials(const LaunchPack& pack, const BlendGroupStep& group
   if (tail.first)
     for (int64_t i = rank; i < int64_t(units) * kBlendSums; i += threads) group.sums[i] = 0;
   __syncthreads();
-  const uint32_t chunks = pack.first_chunk[pack.count - 1] + chunks_of(pack.numel[pack.count - 1]);
+  const uint32_t chunks = pack.first_block[pack.count - 1] + chunks_of(pack.numel[pack.count - 1]);
   if (units == 1) {
     double x[kBlendSums] = {};
     for (int64_t i = rank; i < chunks; i += threads)
@@ -191,11 +180,11 @@ __device__ void sum_partials(const LaunchPack& pack, const BlendGroupStep& group
     return;
   }
   for (int t = rank / 32; t < pack.count; t += threads / 32) {
-    const uint32_t end = t + 1 < pack.count ? pack.first_chunk[t + 1] : chunks;
+    const uint32_t end = t + 1 < pack.count ? pack.first_block[t + 1] : chunks;
     double* out = group.sums + int64_t(pack.unit[t] & kUnitMask) * kBlendSums;
     for (int k = 0; k < kBlendSums; ++k) {
       double x = 0;
-      for (uint32_t i = pack.first_chunk[t] + rank % 32; i < end; i += 32)
+      for (uint32_t i = pack.first_block[t] + rank % 32; i < end; i += 32)
         x += tail.partials[int64_t(i) * kBlendSums + k];
       x = warp_sum(x);
       if (rank % 32 == 0) out[k] += x;
@@ -223,7 +212,7 @@ __global__ void __launch_bounds__(kThreads)
   const BlendCoefs<R> c = coefs;
   const Work work(pack, t);
   R sums[kBlendSums] = {};
-  const uint32_t chunk = blockIdx.x - pack.first_chunk[t];
+  const uint32_t chunk = blockIdx.x - pack.first_block[t];
   const int64_t begin = chunk_begin(chunk), end = chunk_end(chunk, pack.numel[t]);
   int64_t i = begin;
   if (pack.unit[t] & kAligned) {
@@ -311,7 +300,7 @@ int run(const BlendStep& step, const Launches& launches, void* stream, bool hype
       pack.direction[i] = t.direction;
       pack.step[i] = t.step;
       pack.numel[i] = t.numel;
-      pack.first_chunk[i] = chunk;
+      pack.first_block[i] = chunk;
       pack.unit[i] =
           uint32_t(t.unit) | (t.had_previous ? kHadPrevious : 0u) | (aligned(t) ? kAligned : 0u);
       chunk += chunks_of(t.numel);

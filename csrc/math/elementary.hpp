@@ -155,6 +155,21 @@ UNSTUCK_HD double exp_negative(double x) {
                                   2.08767569878681e-09, 1.6059043836821613e-10);
 }
 
+// log(x) of a positive x that is not denormal; infinity and NaN stay.
+UNSTUCK_HD float logarithm(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const int32_t k = (bits - 0x3f3504f3) >> 23;  // x = 2^k m, m from the root of 1/2 to that of 2
+  bits -= k * (1 << 23);
+  float m;
+  memcpy(&m, &bits, sizeof m);
+  const float r = m - 1.0f, s = r * r;
+  const float p = horner(r, 0.33333328f, -0.25000829f, 0.20001445f, -0.16623273f, 0.14197648f,
+                         -0.13156946f, 0.12785538f, -0.07670866f);
+  const float y = float(k) * 0.69314718f + (r - (0.5f * s - s * r * p));
+  return is_finite(x) ? y : x;
+}
+
 // scale (a - b), where float64 may not hold a - b.
 UNSTUCK_HD double scaled_difference(double scale, double a, double b) {
   const double half = scale * (0.5 * a - 0.5 * b);

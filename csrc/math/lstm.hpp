@@ -78,15 +78,33 @@ UNSTUCK_HD void features(Features kind, float w, float g, float direction, float
   }
   const float size = g < 0 ? -g : g;
   const bool tiny = size < kLeast;
-  x[0] = logf(tiny ? kLeast : size) / 10;
+  x[0] = logarithm(tiny ? kLeast : size) / 10;
   x[stride] = tiny ? 0.0f : g > 0 ? 1.0f : g < 0 ? -1.0f : g;
   x[2 * stride] = cut(w);
   if (kind == Features::log) return;
   x[3 * stride] = cut(direction);
   x[4 * stride] = cut(g / d);
-  x[5 * stride] = logf(d) / 10;
+  x[5 * stride] = logarithm(d) / 10;
   x[6 * stride] = c.time;
   x[7 * stride] = c.progress;
+}
+
+// logistic(a) tanh(b), by one quotient.
+UNSTUCK_HD float gated(float a, float b) {
+  const float up = exp_negative(a < 0.0f ? a : -a), down = exp_negative(-2.0f * magnitude(b));
+  const float size = (a < 0.0f ? up : 1.0f) * (1.0f - down) / ((1.0f + up) * (1.0f + down));
+  return b < 0.0f ? -size : size;
+}
+
+// A hidden unit, of what its gates are made of; its cell moves.
+UNSTUCK_HD float cell(float i, float f, float o, float z, float& c) {
+  c = logistic(f) * c + gated(i, z);
+  return gated(o, c);
+}
+
+// The parameter after the step; `change` is v . h.
+UNSTUCK_HD float moved(float w, float direction, float change, const Net& net, const Coefs& c) {
+  return w * c.keep - c.step * ((net.nominal ? direction : 0.0f) + float(net.scale) * change);
 }
 
 }  // namespace unstuck::lstm

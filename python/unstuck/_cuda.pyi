@@ -9,6 +9,7 @@ from unstuck._C import AttentionPlan as AttentionPlan
 from unstuck._C import BlendPlan as BlendPlan
 from unstuck._C import CandidatePlan as CandidatePlan
 from unstuck._C import LearnedPlan as LearnedPlan
+from unstuck._C import LstmPlan as LstmPlan
 from unstuck._C import gate_layout as gate_layout
 from unstuck._C import gate_size as gate_size
 from unstuck._C import init as init

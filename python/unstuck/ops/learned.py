@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unstuck.ops import _native
+from unstuck.ops._blend_now import native_ready
 
 __all__ = [
     "Group",
@@ -20,12 +21,10 @@ __all__ = [
     "Net",
     "Plan",
     "lstm_plan_for",
-    "lstm_ready",
     "native_ready",
     "plan_for",
     "run",
     "students_step",
-    "why_not",
 ]
 
 Plan = Any  # LearnedPlan or LstmPlan of unstuck._C or unstuck._cuda
@@ -67,29 +66,12 @@ class LstmNet(NamedTuple):
     scale: float
 
 
-def native_ready(device: torch.device) -> bool:
-    """Whether there is a native step of the MLP rule for `device`."""
-    return hasattr(_native.module_for(device), "LearnedPlan")
-
-
-def _module(device: torch.device, name: str) -> Any:
-    """Return the native module that has `name` for a device, or raise."""
+def _module(device: torch.device) -> Any:
+    """Return the native module for a device, or raise."""
     module = _native.module_for(device)
-    if not hasattr(module, name):
-        raise RuntimeError(why_not(device))
+    if module is None:
+        raise RuntimeError(_native.missing_for(device))
     return module
-
-
-def why_not(device: torch.device) -> str:
-    """Say why there is no native step for `device`."""
-    if _native.module_for(device) is None:
-        return _native.missing_for(device)
-    return f"learned rules have no kernels for {device.type} devices"
-
-
-def lstm_ready(device: torch.device) -> bool:
-    """Whether there is a native step of the LSTM rule for `device`."""
-    return hasattr(_native.module_for(device), "LstmPlan")
 
 
 def lstm_plan_for(
@@ -116,7 +98,7 @@ def lstm_plan_for(
     ValueError, TypeError, RuntimeError
         As :func:`plan_for`.
     """
-    kind = _module(device, "LstmPlan").LstmPlan
+    kind = _module(device).LstmPlan
     return _native.lend(kind(params, *(state[key] for key in LSTM_STATE), groups, width), device)
 
 
@@ -154,7 +136,7 @@ def plan_for(
     RuntimeError
         When there is no native module for `device`.
     """
-    kind = _module(device, "LearnedPlan").LearnedPlan
+    kind = _module(device).LearnedPlan
     return _native.lend(kind(params, *(state[key] for key in STATE), groups, traits), device)
 
 
@@ -206,7 +188,7 @@ def students_step(
         When there is no native module for the device.
     """
     device = points.device
-    module = _module(device, "learned_students")
+    module = _module(device)
     columns = [state[key] for key in STATE]
     lent = None
     if hasattr(module, "learned_students_workspace"):  # on CUDA

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from unstuck.learned import UpdateRule
-from unstuck.ops import learned
+from unstuck.ops import _native, learned
 from unstuck.optim import _layout as layout
 from unstuck.optim import _validate as validate
 
@@ -41,7 +41,9 @@ def check_parameters(group: dict[str, Any]) -> None:
                 "model (DDP), or use unstuck.optim.DynamicBlend"
             )
         layout.check_parameter("Learned", p)
-        layout.check_way(p, group, lambda d: "" if learned.native_ready(d) else learned.why_not(d))
+        layout.check_way(
+            p, group, lambda d: "" if learned.native_ready(d) else _native.missing_for(d)
+        )
 
 
 def check_memory(rule: UpdateRule, loaded: dict[str, Any]) -> None:

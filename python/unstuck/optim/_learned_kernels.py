@@ -18,12 +18,10 @@ def has_kernel(rule: UpdateRule) -> bool:
 
 def ready(rule: UpdateRule, params: list[Tensor]) -> bool:
     """Whether the rule's native step takes these tensors, all on one device."""
-    if type(rule) is MLP:
-        return learned.native_ready(params[0].device)
-    if type(rule) is LSTM:
-        fits = all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
-        return fits and learned.lstm_ready(params[0].device)
-    return False
+    if not has_kernel(rule) or not learned.native_ready(params[0].device):
+        return False
+    # Hidden units lie one vector of coordinates after another, which strides would tear apart.
+    return type(rule) is MLP or all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
 
 
 def plan(

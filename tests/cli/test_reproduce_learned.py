@@ -50,3 +50,21 @@ def test_what_cannot_be_run(run, option, value, text):
     done = run(*(word for pair in asked.items() for word in pair))
     assert done.exit_code == 2
     assert text in " ".join(done.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("study", "picture", "text"),
+    [
+        ("functions", "a-functions-trajectories.png", "What is left of the quadratics, mlp"),
+        ("mnist", "a-mnist-curves.png", "| LSTM, gradient | g, w | fails |"),
+    ],
+)
+def test_studies_that_train_rules_themselves(run, tmp_path, study, picture, text):
+    small = ["--study", study, "--size", "small", "--out", "a.json"]
+    done = run(*small)
+    assert done.exit_code == 0, done.output
+    assert text in (tmp_path / f"a-{study}.md").read_text()
+    assert (tmp_path / picture).stat().st_size > 10_000
+    before = (tmp_path / f"a-{study}.json").read_text()
+    assert run(*small).exit_code == 0
+    assert (tmp_path / f"a-{study}.json").read_text() == before

@@ -93,7 +93,7 @@ def functions_markdown(record: CellRecord, plan: FunctionsPlan) -> str:
 
 
 def functions_lines(record: CellRecord, plan: FunctionsPlan) -> list[str]:
-    """Say which phases find the minimum of Rastrigin's function more often than the baselines.
+    """Say which phases find the minimum of Rastrigin's function, and what they forget.
 
     Parameters
     ----------
@@ -117,6 +117,15 @@ def functions_lines(record: CellRecord, plan: FunctionsPlan) -> list[str]:
                     for phase, found in shares.items()
                 )
                 lines.append(f"{TITLES[kind]}, {name}, by meta-training: {text}.")
+    for name in plan.rules:
+        runs = _cells(record, plan, name)
+        if runs:
+            medians = {
+                phase: spread([cell[phase]["judged"]["quadratic"]["median"] for cell in runs])
+                for phase in PHASES
+            }
+            text = ", ".join(f"{phase} {median}" for phase, median in medians.items())
+            lines.append(f"What is left of the quadratics, {name}, median: {text}.")
     return lines
 
 

@@ -108,18 +108,18 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ lstm::Coefs coefs;
   if (call.found_inf && *call.found_inf != 0) return;
 
-  const lstm::Net& net = call.net;
-  const int inputs = net.inputs(), rows = inputs + net.hidden;
-  Gates* const weights = reinterpret_cast<Gates*>(shared);
-  float* const panel = shared + kStage * (rows + 1) * kGates + threadIdx.x;
   const int t = tensor_of(pack, blockIdx.x);
-  const int64_t numel = pack.numel[t];
   if (threadIdx.x == 0)
     coefs = lstm::coefficients(double(*pack.step[t]) + 1, call.group.rate(),
                                call.group.weight_decay, call.group.num_steps, call.group.maximize,
                                call.loss_scale ? double(*call.loss_scale) : 1.0);
   __syncthreads();
 
+  const lstm::Net& net = call.net;
+  const int inputs = net.inputs(), rows = inputs + net.hidden;
+  Gates* const weights = reinterpret_cast<Gates*>(shared);
+  float* const panel = shared + kStage * (rows + 1) * kGates + threadIdx.x;
+  const int64_t numel = pack.numel[t];
   const int64_t begin = int64_t(blockIdx.x - pack.first_block[t]) * kPiece + threadIdx.x;
   float w[kOwn] = {}, direction[kOwn] = {}, change[kOwn] = {};
 #pragma unroll

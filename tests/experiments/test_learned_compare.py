@@ -46,7 +46,27 @@ def test_the_lowest_mean_is_chosen_and_what_diverged_is_not():
 def comparison(family, train, validation, strict):
     rule = Chosen("x 1", cell([1.0, 1.0], [1.0, 1.0]))
     best = Chosen("a", cell([1.0 - train] * 2, [1.0 - validation] * 2))
-    return Comparison("task", family, rule, best, Chosen("b", cell([9.0] * 2, [1.0 - strict] * 2)))
+    tuned = Chosen("b", cell([9.0] * 2, [1.0 - strict] * 2))
+    return Comparison("task", family, rule, rule, best, tuned)
+
+
+def test_both_are_tuned_by_validation_loss_too():
+    rules = {"x 0.1": cell([2.0, 2.1], [1.0, 1.1]), "x 1": cell([0.1, 0.2], [5.0, 5.1])}
+    others = {"a": cell([3.0, 3.2], [1.1, 1.1]), "b": cell([0.3, 0.3], [9.0, 9.0])}
+    one = Comparison.of("task", "family", rules, others)
+    assert (one.rule.name, one.rule_by_validation.name) == ("x 1", "x 0.1")
+    assert (one.by_training.name, one.by_validation.name) == ("b", "a")
+    assert one.trains_below
+    assert one.validates
+    assert not one.validates_strictly
+    assert one.tuned("train").mean == pytest.approx(-1.05)
+    assert one.tuned("validation").mean == pytest.approx(-0.05)
+    assert one.tuned_trains_below
+    assert one.tuned_validates
+    worse = Comparison.of("task", "family", {"x 1": rules["x 1"]}, others)
+    assert worse.tuned_trains_below
+    assert not worse.tuned_validates
+    assert not families([one, worse])["family"]["tuned_both"]
 
 
 def test_a_family_has_what_all_its_tasks_have():
@@ -67,6 +87,9 @@ def test_a_family_has_what_all_its_tasks_have():
         "validates_strictly": False,
         "both": False,
         "both_strictly": False,
+        "tuned_trains_below": True,
+        "tuned_validates": False,
+        "tuned_both": False,
     }
     assert found["strict"]["both_strictly"]
     assert not found["strict"]["both"]

@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unstuck.experiments.learned_training import Job
+from unstuck.experiments.learned_training import PARTS, Job
 
 ERRORS = 2.0  # standard errors that a difference must exceed
+SINGLE = (  # what can hold of a task
+    "trains_below",
+    "validates",
+    "validates_strictly",
+    "tuned_trains_below",
+    "tuned_validates",
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class Comparison:
         Which.
     rule : Chosen
         The rule with the multiplier of the lowest training loss.
+    rule_by_validation : Chosen
+        The rule with the multiplier of the lowest validation loss.
     by_training, by_validation : Chosen
         The baseline, of all methods, schedules and rates, of the lowest training loss, and that of
         the lowest validation loss.
@@ -131,13 +140,26 @@ class Comparison:
     task: str
     family: str
     rule: Chosen
+    rule_by_validation: Chosen
     by_training: Chosen
     by_validation: Chosen
 
-    def difference(self, part: str, against: str = "by_training") -> Difference:
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        family: str,
+        rules: Mapping[str, Mapping[str, Any]],
+        baselines: Mapping[str, Mapping[str, Any]],
+    ) -> Comparison:
+        """Choose among the cells of a rule and of baselines, by name."""
+        chosen = [Chosen.of(cells, part) for cells in (rules, baselines) for part in PARTS[:2]]
+        return cls(task, family, *chosen)
+
+    def difference(self, part: str, against: str = "by_training", rule: str = "rule") -> Difference:
         """Return the rule's loss on a part of the data minus a baseline's."""
-        other: Chosen = getattr(self, against)
-        return Difference.of(self.rule.losses(part), other.losses(part))
+        ours, other = getattr(self, rule), getattr(self, against)
+        return Difference.of(ours.losses(part), other.losses(part))
 
     @property
     def trains_below(self) -> bool:
@@ -154,6 +176,20 @@ class Comparison:
         """Whether it is no worse than that of the baseline tuned by validation loss."""
         return self.difference("validation", "by_validation").verdict != "above"
 
+    def tuned(self, part: str) -> Difference:
+        """Return the difference where rule and baseline are both tuned by validation loss."""
+        return self.difference(part, "by_validation", "rule_by_validation")
+
+    @property
+    def tuned_trains_below(self) -> bool:
+        """Whether the training loss is below where both are tuned by validation loss."""
+        return self.tuned("train").verdict == "below"
+
+    @property
+    def tuned_validates(self) -> bool:
+        """Whether the validation loss is no worse where both are tuned by it."""
+        return self.tuned("validation").verdict != "above"
+
 
 def families(comparisons: Sequence[Comparison]) -> dict[str, dict[str, bool]]:
     """Return of every family what holds on all its tasks.
@@ -162,16 +198,17 @@ def families(comparisons: Sequence[Comparison]) -> dict[str, dict[str, bool]]:
     -------
     dict
         By family: ``trains_below``, ``validates``, ``validates_strictly``, ``both`` (the first
-        two), and ``both_strictly`` (the first and the third).
+        two), ``both_strictly`` (the first and the third), ``tuned_trains_below``,
+        ``tuned_validates``, and ``tuned_both`` (these two).
     """
     found: dict[str, dict[str, bool]] = {}
     for family in dict.fromkeys(one.family for one in comparisons):
         mine = [one for one in comparisons if one.family == family]
-        kinds = ("trains_below", "validates", "validates_strictly")
-        held = {kind: all(getattr(one, kind) for one in mine) for kind in kinds}
+        held = {kind: all(getattr(one, kind) for one in mine) for kind in SINGLE}
         found[family] = {
             **held,
             "both": held["trains_below"] and held["validates"],
             "both_strictly": held["trains_below"] and held["validates_strictly"],
+            "tuned_both": held["tuned_trains_below"] and held["tuned_validates"],
         }
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unstuck.experiments.cells import CellRecord
-from unstuck.experiments.learned_compare import Chosen, Comparison, Key, average
+from unstuck.experiments.learned_compare import Comparison, Key, average
 from unstuck.experiments.learned_timing import LEARNED, THREADS, seconds_per_step
 from unstuck.experiments.learned_training import (
     METHODS,
@@ -210,8 +210,7 @@ def comparisons(
                 length = equal_time_steps(seconds, method, steps)
             for job, cell in baseline_cells(record, name, length, method).items():
                 others[f"{job.name}, {length} steps" if clock else job.name] = cell
-        chosen = [Chosen.of(own, "train"), *(Chosen.of(others, part) for part in PARTS[:2])]
-        found.append(Comparison(name, family, *chosen))
+        found.append(Comparison.of(name, family, own, others))
     return found
 
 

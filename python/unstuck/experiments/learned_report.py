@@ -34,6 +34,9 @@ KINDS = {
     "both": "both",
     "validates_strictly": "validation loss no worse than tuned by it",
     "both_strictly": "first and this",
+    "tuned_trains_below": "all tuned by validation loss: training loss below",
+    "tuned_validates": "validation loss no worse",
+    "tuned_both": "both of these",
 }
 
 
@@ -77,8 +80,10 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
         "A difference is the rule's loss minus the baseline's, seed by seed: mean ± standard error."
         f" It is called below or above where it is so by more than {ERRORS:g} standard errors, else"
         " level; no worse is what is not above. A family has what all its tasks have. All choices, "
-        "the rule's multiplier (by training loss) and the baselines' method, schedule and rate, "
-        "are made on the seeds that are shown: it favours the baselines, which have more of them.",
+        "the rule's multiplier and the baselines' method, schedule and rate, are made on the seeds "
+        "that are shown: it favours the baselines, which have more of them. First the rule's "
+        "multiplier is that of the lowest training loss, and baselines are tuned by training loss, "
+        "then by validation loss; last, both are tuned by validation loss, as in practice.",
         "",
         f"{record.origin} Made by `unstuck reproduce learned --study {study} --rule {name}`.",
     ]
@@ -120,6 +125,12 @@ def heldout_lines(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule) -> li
 
 def _line(one: Comparison) -> str:
     best, by_validation = one.by_training, one.by_validation
+    ours = one.rule_by_validation
+    tuned = ", ".join(
+        f"{name} {average(ours.losses(part)):.3g} and {average(by_validation.losses(part)):.3g} "
+        f"({one.tuned(part).verdict})"
+        for name, part in (("training", "train"), ("validation", "validation"))
+    )
     trained, same, strict = (
         f"{average(one.rule.losses(part)):.3g} and {average(other.losses(part)):.3g} "
         f"({one.difference(part, against).verdict})"
@@ -131,7 +142,8 @@ def _line(one: Comparison) -> str:
     )
     return (
         f"{one.family}: {one.task}, rule {one.rule.name} and {best.name}: training {trained}, "
-        f"validation {same}; and {by_validation.name}: validation {strict}"
+        f"validation {same}; and {by_validation.name}: validation {strict}; {ours.name} and "
+        f"{by_validation.name}: {tuned}"
     )
 
 
@@ -187,6 +199,26 @@ def _comparison(found: Sequence[Comparison]) -> list[str]:
         accuracies = [_accuracy(chosen) for chosen in (one.rule, one.by_validation)]
         lines.append(
             "| " + " | ".join([one.task, one.by_validation.name, *figures, *accuracies]) + " |"
+        )
+    return [*lines, "", *_tuned(found)]
+
+
+def _tuned(found: Sequence[Comparison]) -> list[str]:
+    """Return the table in which rule and baselines are tuned by validation loss."""
+    lines = [
+        "Rule and baseline both tuned by validation loss:",
+        "",
+        "| task | rule | baseline | training: rule | baseline | difference | validation: rule "
+        "| baseline | difference | test: rule | baseline | difference | test accuracy %: rule "
+        "| baseline |",
+        "|" + "---|" * 14,
+    ]
+    for one in found:
+        ours, other = one.rule_by_validation, one.by_validation
+        figures = [text for part in PARTS for text in _pair(ours, other, part, one.tuned(part))]
+        names = [one.task, ours.name, other.name]
+        lines.append(
+            "| " + " | ".join([*names, *figures, _accuracy(ours), _accuracy(other)]) + " |"
         )
     return lines
 

@@ -223,7 +223,8 @@ MLP_RULE = trained(MLP())
 LEARNED = OptimizerInfo(
     cls=Learned,
     variants=(
-        Variant("untrained", {"lr": 10.0}, sharded=False),
+        Variant("pretrained", {}, sharded=False, still=False),
+        Variant("untrained", {"rule": MLP(), "lr": 10.0}, sharded=False),
         Variant("mlp", {"rule": MLP_RULE, "lr": 10.0, "num_steps": 20}, sharded=False, still=False),
         Variant(
             "mlp-decay",

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unstuck. .*plain torch operation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_an_untrained_rule_is_adamw_under_a_schedule(fused, dtype):
     params, twins = make_params(dtype=dtype), make_params(dtype=dtype)
-    ours = Learned(params, lr=3.0, weight_decay=0.1, fused=fused)
+    ours = Learned(params, MLP(), lr=3.0, weight_decay=0.1, fused=fused)
     adamw = torch.optim.AdamW(twins, lr=3e-3, weight_decay=0.1)
     plans = [schedulers.CosineAnnealingLR(o, 12) for o in (ours, adamw)]
     for batch in range(12):

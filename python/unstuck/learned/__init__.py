@@ -9,7 +9,7 @@ from unstuck.learned.mlp import MLP
 from unstuck.learned.networks import Network, Networks
 from unstuck.learned.objective import Objective
 from unstuck.learned.preconditioner import Preconditioner
-from unstuck.learned.registry import RULES, load, pretrained
+from unstuck.learned.registry import DEFAULT, RULES, load, pretrained
 from unstuck.learned.rule import State, TensorStep, UpdateRule
 from unstuck.learned.task import Family, Mixture, Scaled, Task
 from unstuck.learned.training import MetaTraining, Row
@@ -18,6 +18,7 @@ from unstuck.learned.unroll import Plan
 from unstuck.learned.workers import Workers
 
 __all__ = [
+    "DEFAULT",
     "ESTIMATORS",
     "FAMILIES",
     "LSTM",

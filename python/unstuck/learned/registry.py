@@ -15,13 +15,16 @@ from unstuck.learned.preconditioner import Preconditioner
 from unstuck.learned.rule import UpdateRule
 from unstuck.learned.transformer import Transformer
 
-__all__ = ["RULES", "load", "pretrained"]
+__all__ = ["DEFAULT", "RULES", "load", "pretrained"]
 
 RULES: dict[str, type[UpdateRule]] = {
     rule.name: rule for rule in (MLP, FeatureMLP, LSTM, Transformer, Preconditioner)
 }
 
 WEIGHTS = Path(__file__).parent / "weights"
+
+DEFAULT = "mlp-v1"
+"""The rule of :class:`unstuck.optim.Learned` where none is named."""
 
 
 def pretrained() -> list[str]:
@@ -30,7 +33,8 @@ def pretrained() -> list[str]:
     Examples
     --------
     >>> from unstuck.learned import load, pretrained
-    >>> rules = [load(name) for name in pretrained()]
+    >>> pretrained()
+    ['mlp-v1']
     """
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 

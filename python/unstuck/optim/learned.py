@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unstuck.learned import MLP, UpdateRule, load
+from unstuck.learned import DEFAULT, UpdateRule, load
 from unstuck.optim import _learned_groups as groups
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _learned_step as steps
@@ -26,8 +26,9 @@ class Learned(ClosureOptimizer):
     .. math::
         w \leftarrow (1 - 10^{-3}\,\mathrm{lr}\,\lambda)\, w - 10^{-3}\, \mathrm{lr}\, u ,
 
-    where :math:`\lambda` is `weight_decay`. A rule that was never trained makes this
-    ``torch.optim.Adam(lr=1e-3 * lr)``, or ``AdamW``.
+    where :math:`\lambda` is `weight_decay`. The default rule was meta-trained on small classifiers
+    (docs/meta-training.md has the command); a rule that was never trained, such as
+    ``unstuck.learned.MLP()``, makes this ``torch.optim.Adam(lr=1e-3 * lr)``, or ``AdamW``.
 
     The MLP rule steps natively, in one pass over memory, and so does the LSTM rule where parameters
     are contiguous and float32; all else goes through the rule's torch form, with the same result.
@@ -37,14 +38,16 @@ class Learned(ClosureOptimizer):
     params : iterable
         Parameters, named parameters, or dictionaries of parameter groups.
     rule : UpdateRule, optional
-        From :mod:`unstuck.learned`; None means a new ``MLP()``, which is Adam. The optimizer uses
-        it as it is, and does not change it.
+        From :mod:`unstuck.learned`; None means the pretrained ``"mlp-v1"``. The optimizer uses it
+        as it is, and does not change it.
     lr : float or Tensor
-        Multiplies the rule's step. 1 is what it was trained for; schedulers drive it.
+        Multiplies the rule's step; schedulers drive it. ``"mlp-v1"`` was trained at 0.1 to 1: try
+        0.1, 0.3 and 1. It learned to warm up and to decay by itself, so that it needs no schedule.
     weight_decay : float
         Decoupled, as in ``torch.optim.AdamW``, whose rate would be ``1e-3 * lr``.
     num_steps : int, optional
-        Steps of the whole run, for rules that look at the progress. None where it is not known.
+        Steps of the whole run, for rules that look at the progress, as ``"mlp-v1"`` does: the last
+        steps are then short. None where it is not known.
     maximize : bool
         Ascend instead of descend.
     foreach : bool, optional
@@ -68,10 +71,9 @@ class Learned(ClosureOptimizer):
     Examples
     --------
     >>> import torch
-    >>> from unstuck.learned import MLP
     >>> from unstuck.optim import Learned
     >>> model = torch.nn.Linear(8, 1)
-    >>> optimizer = Learned(model.parameters(), MLP(), lr=0.3, num_steps=100)
+    >>> optimizer = Learned(model.parameters(), lr=0.3, num_steps=100)
     >>> loss = model(torch.ones(4, 8)).square().mean()
     >>> loss.backward()
     >>> optimizer.step()
@@ -102,7 +104,7 @@ class Learned(ClosureOptimizer):
             )
         if differentiable and fused:
             raise ValueError("differentiable=True needs the torch form: leave fused unset")
-        self.rule = MLP() if rule is None else rule
+        self.rule = load(DEFAULT) if rule is None else rule
         if fused and not kernels.has_kernel(self.rule):
             raise ValueError(
                 f"fused=True, but there is no native step for {type(self.rule).__name__} with "

@@ -21,11 +21,6 @@ def small(**changes):
     return Plan(**{**TINY, "methods": ("gate", "adam"), **changes})
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # put back by the fixture of the whole run
-
-
 @pytest.fixture
 def trained(monkeypatch):
     """Counts trainings: (split sizes, settings, seed) of each."""

@@ -7,11 +7,6 @@ from unstuck.experiments.gate_screen import VARIANTS, candidates, screen
 from unstuck.optim import DynamicBlend, Gate
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # put back by the fixture of the whole run
-
-
 def problem(seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))

@@ -34,14 +34,6 @@ BUDGET = Budget("evolution", 2, unrolls=1, students=4, truncation=3, horizon=3)
 SMALL = FunctionsPlan(("mlp",), meta_seeds=1, starts=8, steps=3, budget=BUDGET)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

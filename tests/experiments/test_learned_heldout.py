@@ -43,14 +43,6 @@ TASK = Network("digits", (12,), "tanh", batch_size=16)
 SMALL = HeldOutPlan(("digits 64 sigmoid", "digits 512"), seeds=2, most=3, clock=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def rule():
     torch.manual_seed(0)

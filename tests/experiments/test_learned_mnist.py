@@ -21,14 +21,6 @@ BUDGET = Budget("sampled", meta_steps=2, unrolls=1, truncation=3, horizon=5)
 SMALL = MnistPlan(("gradient", "log"), 2, 1, steps=4, task=TASK, hidden=3, budget=BUDGET)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _plan(**changed):
     defaults = {"unrolls": 1, "students": 1, "truncation": 3, "horizon": (7, 7), "told": 0.0}
     return Plan(**{**defaults, **changed})

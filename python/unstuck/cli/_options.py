@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INTERRUPTED = 130  # what a shell reports for a command stopped by Ctrl-C
 FORMATS = (".png", ".pdf", ".svg")
@@ -86,6 +89,16 @@ def running(console: Console, threads: int, target: Path) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     finally:
         torch.set_num_threads(before)
+
+
+def write_pictures(
+    console: Console, target: Path, figures: Mapping[str, Figure], *, dpi: int = 90
+) -> None:
+    """Write each figure beside the results, as NAME-KEY.png, and say where."""
+    for key, figure in figures.items():
+        picture = target.with_name(f"{target.stem}-{key}.png")
+        figure.savefig(picture, dpi=dpi)
+        console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
 
 
 def write_tables(console: Console, target: Path, text: str) -> None:

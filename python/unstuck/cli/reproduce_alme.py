@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from unstuck.cli._options import (
     read_option,
     running,
     writable_json,
+    write_pictures,
     write_tables,
 )
 from unstuck.experiments.alme import run_alme
@@ -32,6 +33,9 @@ from unstuck.plots.alme import (
     tasks_of,
 )
 from unstuck.problems import lookup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STUDIES = {name: name for name in ("training", "functions", "traps")}
 TRAPS = {
@@ -98,8 +102,7 @@ def alme(
     if plan.tasks or plan.functions:
         with running(console, threads, target):
             record = run_alme(plan, target, tell)
-        for picture in draw(record.cells, target):
-            console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+        write_pictures(console, target, _figures(record.cells))
         write_tables(console, target, alme_markdown(record, everything))
     if "traps" in asked:
         with running(console, threads, trapped):
@@ -107,8 +110,8 @@ def alme(
         write_tables(console, trapped, traps_markdown(found, TRAPS[size]))
 
 
-def draw(cells: dict[str, Any], target: Path) -> list[Path]:
-    """Write the pictures beside the results, and return where."""
+def _figures(cells: dict[str, Any]) -> dict[str, Figure]:
+    """Draw what the cells have pictures of."""
     figures = {"landscapes": alme_landscapes_figure(cells)}
     if tasks := tasks_of(cells):
         accepted = {
@@ -118,8 +121,4 @@ def draw(cells: dict[str, Any], target: Path) -> list[Path]:
         figures["escapes"] = escapes_figure(cells, max(tasks, key=accepted.__getitem__))
         figures["distances"] = escape_distances_figure(cells)
         figures["comparison"] = alme_comparison_figure(cells, tasks[0])
-    pictures = []
-    for name, figure in figures.items():
-        pictures.append(target.with_name(f"{target.stem}-{name}.png"))
-        figure.savefig(pictures[-1], dpi=90)
-    return pictures
+    return figures

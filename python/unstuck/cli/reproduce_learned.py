@@ -18,9 +18,10 @@ from unstuck.cli._options import (
     read_option,
     running,
     writable_json,
+    write_pictures,
     write_tables,
 )
-from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.cells import CellRecord, Tell
 from unstuck.experiments.learned_curves import run_curves
 from unstuck.experiments.learned_functions import FunctionsPlan, rastrigin, run_functions
 from unstuck.experiments.learned_functions_report import functions_markdown
@@ -36,8 +37,6 @@ from unstuck.problems import lookup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -217,10 +216,7 @@ def learned(
                 path, lambda line: console.print(line, highlight=False, soft_wrap=True)
             )
             figures = prepared.figures(record)
-        for name, figure in figures.items():
-            picture = path.with_name(f"{path.stem}-{name}.png")
-            figure.savefig(picture, dpi=90)
-            console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+        write_pictures(console, path, figures)
         write_tables(console, path, prepared.tables(record))
         for line in prepared.lines(record):
             console.print(line, highlight=False, soft_wrap=True)

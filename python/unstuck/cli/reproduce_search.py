@@ -16,6 +16,7 @@ from unstuck.cli._options import (
     read_option,
     running,
     writable_json,
+    write_pictures,
     write_tables,
 )
 from unstuck.experiments.attention import (
@@ -121,10 +122,8 @@ def hybrids(
 
     with running(console, threads, target):
         record = run_hybrids(plan, target, tell)
-    for dim in plan.dims:
-        picture = target.with_name(f"{target.stem}-{dim}.png")
-        problem_race_figure(race_of(record, dim)).savefig(picture, dpi=110)
-        console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+    figures = {str(dim): problem_race_figure(race_of(record, dim)) for dim in plan.dims}
+    write_pictures(console, target, figures, dpi=110)
     write_tables(console, target, hybrids_markdown(record, plan))
 
 

@@ -17,6 +17,8 @@ import torch
 import unstuck
 from unstuck.experiments.blend_record import _commit
 
+Tell = Callable[[str], None]  # is called with a line on how a study goes
+
 
 @dataclass
 class CellRecord:
@@ -76,6 +78,11 @@ class CellRecord:
             self.cells[name] = measure()
             self.save()
         return self.cells[name]
+
+    def by_seed(self, name: str, seeds: int) -> list[Any]:
+        """Return what the file holds of the cells ``NAME/0`` to ``NAME/(seeds - 1)``."""
+        names = (f"{name}/{seed}" for seed in range(seeds))
+        return [self.cells[name] for name in names if name in self.cells]
 
     def save(self) -> None:
         """Write the file anew, complete or not at all."""

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.cells import CellRecord, Tell
 from unstuck.experiments.learned_compare import Comparison, Key, average
 from unstuck.experiments.learned_heldout import (
     TASKS,
     HeldOutPlan,
-    Progress,
     baseline_cells,
     clock_key,
     comparisons,
@@ -36,7 +35,7 @@ def run_curves(
     record: CellRecord,
     plan: HeldOutPlan,
     rule: UpdateRule,
-    progress: Progress = lambda line: None,
+    progress: Tell = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """Train once more what the curves are of, as far as the record lacks it.
 
@@ -78,7 +77,7 @@ def _task(
     plan: HeldOutPlan,
     rule: UpdateRule,
     one: Comparison,
-    progress: Progress,
+    progress: Tell,
 ) -> dict[str, Any]:
     """Return what :func:`run_curves` does of one task."""
     steps, task = plan.steps(one.task), TASKS[one.task].task

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from unstuck import problems
-from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.cells import CellRecord, Tell
 from unstuck.experiments.learned_meta import Budget, InUnits, meta_train
 from unstuck.learned import LSTM, MLP, Transformer, UpdateRule
 from unstuck.learned.functions import Functions, Landscape, Quadratic, Quadratics
@@ -190,9 +190,6 @@ class FunctionsPlan:
         return {"starts": self.starts, "steps": self.steps, "budget": asdict(self.budget)}
 
 
-Tell = Callable[[str], None]
-
-
 def rastrigin(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the values [n] of Rastrigin's function at points [n, 2], for pictures.
 
@@ -207,7 +204,7 @@ def rastrigin(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def run_functions(
-    plan: FunctionsPlan, path: Path | None = None, tell: Tell | None = None
+    plan: FunctionsPlan, path: Path | None = None, tell: Tell = lambda line: None
 ) -> CellRecord:
     """Meta-train and judge what the file still lacks.
 
@@ -239,15 +236,13 @@ def run_functions(
     """
     record = CellRecord.open(path, "learned-functions", plan.fixed)
     found = record.cell("baselines", functools.partial(_baselines, plan))
-    if tell is not None:
-        for name, cell in found.items():
-            tell(f"{name}: {_line(cell)}")
+    for name, cell in found.items():
+        tell(f"{name}: {_line(cell)}")
     for rule in plan.rules:
         for seed in range(plan.meta_seeds):
             found = record.cell(f"{rule}/{seed}", functools.partial(_phases, plan, rule, seed))
-            if tell is not None:
-                for phase, cell in found.items():
-                    tell(f"{rule}, meta-seed {seed}, {phase}: {_line(cell)}")
+            for phase, cell in found.items():
+                tell(f"{rule}, meta-seed {seed}, {phase}: {_line(cell)}")
     return record
 
 

@@ -81,8 +81,9 @@ def functions_markdown(record: CellRecord, plan: FunctionsPlan) -> str:
             "|---|---|---|---|---|---|---|---|",
         ]
         for name in plan.rules:
+            runs = record.by_seed(name, plan.meta_seeds)
             for phase in PHASES:
-                found = [cell[phase]["judged"][kind] for cell in _cells(record, plan, name)]
+                found = [cell[phase]["judged"][kind] for cell in runs]
                 head = f"| {name} | {phase} | {LEARNED_FROM[phase]} |"
                 lines.append(f"{head} {_row(found)}" if found else f"{head} not run | | | | |")
         for name in BASELINES:
@@ -107,7 +108,7 @@ def functions_lines(record: CellRecord, plan: FunctionsPlan) -> list[str]:
         share = cells[best]["judged"][kind]["found"]
         lines.append(f"{TITLES[kind]}: the best baseline, {best}, finds {share:.1%}.")
         for name in plan.rules:
-            runs = _cells(record, plan, name)
+            runs = record.by_seed(name, plan.meta_seeds)
             shares = {
                 phase: [cell[phase]["judged"][kind]["found"] for cell in runs] for phase in PHASES
             }
@@ -118,7 +119,7 @@ def functions_lines(record: CellRecord, plan: FunctionsPlan) -> list[str]:
                 )
                 lines.append(f"{TITLES[kind]}, {name}, by meta-training: {text}.")
     for name in plan.rules:
-        runs = _cells(record, plan, name)
+        runs = record.by_seed(name, plan.meta_seeds)
         if runs:
             medians = {
                 phase: spread([cell[phase]["judged"]["quadratic"]["median"] for cell in runs])
@@ -127,11 +128,6 @@ def functions_lines(record: CellRecord, plan: FunctionsPlan) -> list[str]:
             text = ", ".join(f"{phase} {median}" for phase, median in medians.items())
             lines.append(f"What is left of the quadratics, {name}, median: {text}.")
     return lines
-
-
-def _cells(record: CellRecord, plan: FunctionsPlan, name: str) -> list[dict[str, Any]]:
-    names = (f"{name}/{seed}" for seed in range(plan.meta_seeds))
-    return [record.cells[name] for name in names if name in record.cells]
 
 
 def _row(found: list[dict[str, Any]]) -> str:

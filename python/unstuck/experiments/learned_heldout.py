@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.cells import CellRecord, Tell
 from unstuck.experiments.learned_compare import Comparison, Key, average
 from unstuck.experiments.learned_timing import LEARNED, THREADS, seconds_per_step
 from unstuck.experiments.learned_training import (
@@ -127,14 +127,11 @@ class HeldOutPlan:
         return steps if self.most is None else min(steps, self.most)
 
 
-Progress = Callable[[str], None]
-
-
 def run_heldout(
     plan: HeldOutPlan,
     rule: UpdateRule,
     path: Path | None = None,
-    progress: Progress = lambda line: None,
+    progress: Tell = lambda line: None,
 ) -> CellRecord:
     """Run baselines and rule on every task, as far as the file lacks it.
 
@@ -247,7 +244,7 @@ class _Study:
     """One pass over a plan, skipping what the record holds."""
 
     def __init__(
-        self, plan: HeldOutPlan, rule: UpdateRule, record: CellRecord, progress: Progress
+        self, plan: HeldOutPlan, rule: UpdateRule, record: CellRecord, progress: Tell
     ) -> None:
         self._plan, self._rule, self._record, self._tell = plan, rule, record, progress
 

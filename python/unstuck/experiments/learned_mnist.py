@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unstuck.experiments.cells import CellRecord
+from unstuck.experiments.cells import CellRecord, Tell
 from unstuck.experiments.learned_meta import Budget, One, block_means, meta_train
 from unstuck.experiments.learned_training import Job, train_baselines
 from unstuck.learned import LSTM, Network, UpdateRule
@@ -90,10 +89,9 @@ class MnistPlan:
         }
 
 
-Tell = Callable[[str], None]
-
-
-def run_mnist(plan: MnistPlan, path: Path | None = None, tell: Tell | None = None) -> CellRecord:
+def run_mnist(
+    plan: MnistPlan, path: Path | None = None, tell: Tell = lambda line: None
+) -> CellRecord:
     """Meta-train and judge what the file still lacks.
 
     Parameters
@@ -124,16 +122,14 @@ def run_mnist(plan: MnistPlan, path: Path | None = None, tell: Tell | None = Non
     """
     record = CellRecord.open(path, "learned-mnist", plan.fixed)
     found = record.cell("adam", functools.partial(_adam, plan))
-    if tell is not None:
-        tell(f"adam, rate {found['rate']:g}: {_losses(found['tuned'])}")
+    tell(f"adam, rate {found['rate']:g}: {_losses(found['tuned'])}")
     for seed in range(plan.meta_seeds):
         for features in plan.features:
             found = record.cell(
                 f"{features}/{seed}", functools.partial(_features, plan, features, seed)
             )
-            if tell is not None:
-                line = f"{features}, meta-seed {seed}, multiplier {found['lr']:g}"
-                tell(f"{line}: {_losses(found['tuned'])}")
+            line = f"{features}, meta-seed {seed}, multiplier {found['lr']:g}"
+            tell(f"{line}: {_losses(found['tuned'])}")
     return record
 
 

@@ -65,7 +65,7 @@ def mnist_markdown(record: CellRecord, plan: MnistPlan) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for features in plan.features:
-        cells = _cells(record, plan, features)
+        cells = record.by_seed(features, plan.meta_seeds)
         seen = f"| LSTM, {features} | {SEEN[features]} | {REPORTED[features]} |"
         if not cells:
             lines.append(f"{seen} not run | | | | |")
@@ -95,7 +95,7 @@ def mnist_lines(record: CellRecord, plan: MnistPlan) -> list[str]:
     """
     adam, lines = record.cells["adam"], []
     for features in plan.features:
-        cells = _cells(record, plan, features)
+        cells = record.by_seed(features, plan.meta_seeds)
         if not cells:
             continue
         losses = [_mean(cell["tuned"], "train") for cell in cells]
@@ -115,11 +115,6 @@ def mnist_lines(record: CellRecord, plan: MnistPlan) -> list[str]:
             f"validation loss {validated} below tuned Adam."
         )
     return lines
-
-
-def _cells(record: CellRecord, plan: MnistPlan, features: str) -> list[dict[str, Any]]:
-    names = (f"{features}/{seed}" for seed in range(plan.meta_seeds))
-    return [record.cells[name] for name in names if name in record.cells]
 
 
 def _mean(runs: list[dict[str, Any]], part: str) -> float:

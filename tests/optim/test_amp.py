@@ -113,6 +113,31 @@ def test_the_step_takes_scale_and_overflow_itself(info: OptimizerInfo, variant: 
     assert not hasattr(optimizer, "found_inf")
 
 
+class Elsewhere(torch.Tensor):
+    """A scaler's number that lies on another GPU: it must be brought to the parameters' first."""
+
+    brought = 0
+
+    def to(self, device):
+        type(self).brought += 1
+        return self.as_subclass(torch.Tensor).to(device)
+
+
+@every_variant(lambda variant: variant.amp)
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=["plan", "slowly"])
+def test_the_scaler_may_be_on_another_device(info: OptimizerInfo, variant: Variant, shape):
+    """Its scale is where the loss was; a complex parameter takes the step off its plan."""
+    dtype = torch.complex64 if shape else torch.float32
+    params = [*make_params(), *make_params([shape], dtype, seed=3)]
+    optimizer = info.make(variant, params)
+    record_loss(optimizer, backward(params, 0))
+    for _ in range(2):
+        Elsewhere.brought = 0
+        optimizer.grad_scale = torch.ones(()).as_subclass(Elsewhere)
+        optimizer.step()
+        assert Elsewhere.brought
+
+
 @every_variant(lambda variant: not variant.amp)
 def test_else_the_scaler_unscales(info: OptimizerInfo, variant: Variant):
     assert not info.make(variant, make_params())._step_supports_amp_scaling

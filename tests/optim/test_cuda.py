@@ -202,6 +202,34 @@ def test_scalars_on_either_device(where: str, what: str):
     assert_same(params, twins)
 
 
+@every_variant(lambda variant: is_native(variant) and "lr" in variant.kwargs)
+def test_a_rate_in_a_tensor_of_the_cpu(info: OptimizerInfo, variant: Variant):
+    params, twins = make_params(device="cuda"), make_params(device="cuda")
+    lr = torch.tensor(variant.kwargs["lr"], dtype=torch.float64)
+    ours, plain = info.make(variant, params, lr=lr), info.make(variant, twins)
+    train(ours, params, range(3))
+    train(plain, twins, range(3))
+    assert_same(params, twins)
+
+
+@every_variant(is_native)
+def test_a_scaler_on_another_gpu(info: OptimizerInfo, variant: Variant):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    params, twins = make_params(device="cuda:1"), make_params(device="cuda:1")
+    ours, plain = info.make(variant, params), info.make(variant, twins)
+    for batch in range(3):
+        record_loss(ours, backward(params, batch))
+        for p in params:
+            p.grad.mul_(8)
+        ours.grad_scale = torch.full((), 8.0, device="cuda:0")
+        ours.found_inf = torch.zeros((), device="cuda:0")
+        ours.step()
+        record_loss(plain, backward(twins, batch))
+        plain.step()
+    assert_same(params, twins)
+
+
 @every_variant(is_native)
 def test_a_step_on_another_stream(info: OptimizerInfo, variant: Variant):
     params, twins = make_params(device="cuda"), make_params(device="cuda")

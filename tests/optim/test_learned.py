@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from unstuck.learned import LSTM, MLP, FeatureMLP, Preconditioner, Transformer
 from unstuck.optim import Learned
+from unstuck.optim._learned_step import settings
 
 from .registry import trained
 from .runs import assert_changed, assert_same, backward, make_params, snapshot, train
@@ -102,6 +103,14 @@ def test_weights_that_change_are_used_at_once():
         assert_same(params, twins, rtol=1e-5, atol=1e-6)
         with torch.no_grad():
             rule.hidden_out.weight.add_(0.3)
+
+
+def test_a_rate_in_a_tensor_goes_where_the_kernel_runs():
+    """Of another kind of device as a number, as in torch's optimizers; else as a tensor."""
+    group = Learned(make_params(), MLP(), lr=torch.tensor(0.25)).param_groups[0]
+    assert torch.equal(settings(group, torch.device("cpu")).lr, group["lr"])
+    assert type(settings(group, torch.device("cuda")).lr) is float
+    assert settings(group, torch.device("cuda")).lr == 0.25
 
 
 def test_autograd_reaches_meta_parameters():

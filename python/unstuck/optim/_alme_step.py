@@ -41,7 +41,8 @@ def step(optimizer: ALME) -> None:
         settings = [groups.settings(group) for group in optimizer.param_groups]
         stats = groups.stats_on(optimizer, kept.device)
         tracking = optimizer._tracking
-        adam.run(kept.plan, kept.device, settings, stats, tracking, grad_scale, found_inf)
+        scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
+        adam.run(kept.plan, kept.device, settings, stats, tracking, scale, inf)
         torch.autograd.graph.increment_version(kept.params)
     if not torch.compiler.is_compiling():
         optimizer._search["steps"] += 1
@@ -94,7 +95,7 @@ def _step_slowly(
             steps.append(state["step"])
             for column, x in zip((w, g, m, v), packed, strict=True):
                 column.append(x)
-        scale, inf = (None if x is None else x.to(device) for x in (grad_scale, found_inf))
+        scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
         settings = groups.settings(optimizer.param_groups[index])
         here = stats if alone else torch.zeros_like(stats, device=device)
         call = reference_adam.adam_step if plain else adam.step

@@ -88,6 +88,7 @@ def decide(
         x = x / grad_scale.to(x.device)
     if group["maximize"]:
         x = -x
+    found_inf = layout.scalar_on(found_inf, x.device)
     x = torch.where(x.isfinite(), x, 0)
     alpha, _ = _forward(network["net"], int(group["gate"]["hidden"]), x)
     for kept, new in (
@@ -109,7 +110,7 @@ def learn(group: dict[str, Any], found_inf: Tensor | None = None, *, meta: bool 
     x = network["gradient"] if meta else network["previous"]
     usable = record[Unit.HYPERGRAD].isfinite() & (header[Header.STEPS] > (0 if meta else 1))
     if found_inf is not None:
-        usable = usable & (found_inf.reshape(()) == 0)
+        usable = usable & (found_inf.to(usable.device).reshape(()) == 0)
     d_alpha = record[Unit.HYPERGRAD].float()
     if gate["normalize"]:
         d_alpha = d_alpha / d_alpha.abs().clamp_min(torch.finfo(torch.float32).tiny)

@@ -56,6 +56,11 @@ def local(x: Tensor) -> Tensor:
     return x
 
 
+def scalar_on(x: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return what a GradScaler says, which has a device of its own, where parameters lie."""
+    return None if x is None else x.to(device)
+
+
 def like(x: Tensor, model: Tensor) -> Tensor:
     """Return `x` itself where its strides are those of `model`, else a copy that has them."""
     if x.stride() == model.stride() and (torch.compiler.is_compiling() or not x.is_neg()):

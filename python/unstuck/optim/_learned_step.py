@@ -13,6 +13,7 @@ from unstuck.optim import _layout as layout
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _moments as moments
 from unstuck.optim import _plans as plans
+from unstuck.optim import _validate as validate
 
 if TYPE_CHECKING:
     from unstuck.optim.learned import Learned
@@ -38,15 +39,20 @@ def step(optimizer: Learned) -> None:
         native = not plain and kernels.has_kernel(optimizer.rule)
         _step_slowly(optimizer, rows, grad_scale, native=native)
     else:
-        groups = [settings(group) for group in optimizer.param_groups]
+        groups = [settings(group, kept.device) for group in optimizer.param_groups]
         net = optimizer._weights.on(kept.device)
-        learned.run(kept.plan, kept.device, groups, net, grad_scale, found_inf)
+        scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
+        learned.run(kept.plan, kept.device, groups, net, scale, inf)
         torch.autograd.graph.increment_version(kept.params)
 
 
-def settings(group: dict[str, Any]) -> learned.Group:
-    """Return what a kernel needs to know of a group."""
-    return learned.Group(group["lr"], group["weight_decay"], group["num_steps"], group["maximize"])
+def settings(group: dict[str, Any], device: torch.device) -> learned.Group:
+    """Return what a kernel on a device needs to know of a group."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor):  # of another kind of device: as a number, as torch's optimizers do
+        same = lr.device.type == device.type
+        lr = lr.detach().to(device) if same else validate.number(lr)
+    return learned.Group(lr, group["weight_decay"], group["num_steps"], group["maximize"])
 
 
 def _keep(optimizer: Learned, rows: list[plans.Row]) -> plans.Kept | None:
@@ -112,7 +118,8 @@ def _step_slowly(
             plan = kernels.plan(rule, device, params, state, [0] * len(params))
             plan.set_gradients(grads)
             net = optimizer._weights.on(device)
-            learned.run(plan, device, [settings(group)], net, grad_scale, None)
+            scale = layout.scalar_on(grad_scale, device)
+            learned.run(plan, device, [settings(group, device)], net, scale, None)
             for home, written in copies:
                 home.copy_(written)
             continue

@@ -139,10 +139,6 @@ def _batches(optimizer: DynamicBlend, rows: list[Row]) -> list[tuple[int, _Batch
     return result
 
 
-def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if x is None else x.to(device)
-
-
 def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
     """One step of everything, group by group and device by device."""
     rows = collect(optimizer)
@@ -157,7 +153,7 @@ def step(optimizer: DynamicBlend, grad_scale: Tensor | None, found_inf: Tensor |
     for index, batch in batches:
         settings = settings_of[index]
         device = batch.params[0].device
-        scale, inf = _to(grad_scale, device), _to(found_inf, device)
+        scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
         sharded = batch.sharding is not None
         tensors = batch.rows()
         if defaults["foreach"]:

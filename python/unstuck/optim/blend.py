@@ -14,6 +14,7 @@ from unstuck.ops.gate import Header, Unit
 from unstuck.optim import _blend_plan as blend_plan
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
+from unstuck.optim import _layout as layout
 from unstuck.optim import _slow_step as slow_step
 from unstuck.optim._closure import ClosureOptimizer
 from unstuck.optim.gate import Gate
@@ -291,7 +292,9 @@ class DynamicBlend(ClosureOptimizer):
         if self._schedules and not plan.ready(self.param_groups, self.state):
             raise RuntimeError("a schedule of alpha has changed a parameter, gradient or state")
         if active:
-            blend.run(plan, self._plan_device, groups, grad_scale, found_inf)
+            device = self._plan_device
+            scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
+            blend.run(plan, device, groups, scale, inf)
             torch.autograd.graph.increment_version(self._plan_params)
         self._advance(active)
         for group in gated:

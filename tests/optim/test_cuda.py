@@ -95,6 +95,36 @@ def test_a_captured_step_replays(info: OptimizerInfo, variant: Variant, capturab
     assert all(float(ours.state[p]["step"]) == 8 for p in params)
 
 
+@every_variant(is_capturable)
+def test_a_captured_step_outlives_its_plan(info: OptimizerInfo, variant: Variant):
+    """Nothing that an optimizer drops between replays is given to others."""
+    params, twins = with_static_gradients(), with_static_gradients()
+    kwargs = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in variant.kwargs.items()}
+    ours, plain = info.cls(params, **kwargs), info.cls(twins, **kwargs)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for step in range(3):
+            fill_gradients(step, params, twins)
+            ours.step()
+            plain.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ours.step()
+    ours._plan = None  # as add_param_group() does
+    others = []
+    for used in (stream, torch.cuda.current_stream()):
+        with torch.cuda.stream(used):
+            others += [torch.full((n,), 7.0, device="cuda") for n in (2, 64, 256, 4096, 65536)]
+    for step in range(3, 6):
+        fill_gradients(step, params, twins)
+        graph.replay()
+        plain.step()
+        assert_same(params, twins, rtol=1e-6, atol=1e-7)
+    assert all(bool((x == 7).all()) for x in others)
+
+
 @every_variant(lambda variant: is_capturable(variant) and variant.name != "gate-gradient")
 def test_a_step_neither_waits_nor_allocates(info: OptimizerInfo, variant: Variant):
     params = with_static_gradients()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unstuck.ops import _native
-from unstuck.optim import DynamicBlend
+from unstuck.optim import DynamicBlend, Learned
+from unstuck.optim import _plans as plans
 
 from .registry import OptimizerInfo, Variant
 from .runs import assert_changed, assert_same, derived, every_variant, make_params, snapshot, train
@@ -112,6 +113,32 @@ def test_the_number_of_threads_is_not_part_of_the_result(info: OptimizerInfo, va
         runs.append(steps_on_noise(info, variant))
     assert_same(runs[0], runs[1])
     assert_same(runs[0], runs[2])
+
+
+@every_variant(lambda variant: variant.kwargs.get("fused") is not False)
+def test_a_plan_that_a_graph_may_have_captured_is_held(
+    info: OptimizerInfo, variant: Variant, monkeypatch
+):
+    """Held where a stream is captured; here, that the step hands over what it has worked with."""
+    used: list[object] = []
+    monkeypatch.setattr(plans, "hold", lambda optimizer, device, *what: used.extend(what))
+    params = make_params()
+    optimizer = info.make(variant, params)
+    train(optimizer, params, range(2))
+    plan = getattr(optimizer._plan, "plan", optimizer._plan)
+    if plan is None:
+        pytest.skip("steps without a plan")
+    assert len(used) >= 2
+    assert any(x is plan for x in used)
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_plans_are_held_while_a_stream_is_captured(monkeypatch, capturing: bool, kind: str):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    optimizer, plan = Learned(make_params()), object()
+    plans.hold(optimizer, torch.device(kind), plan)
+    assert getattr(optimizer, "_captured", []) == [(plan,)] * (capturing and kind == "cuda")
 
 
 def test_a_schedule_that_changes_a_parameter_is_refused():

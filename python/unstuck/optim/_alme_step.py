@@ -43,6 +43,7 @@ def step(optimizer: ALME) -> None:
         tracking = optimizer._tracking
         scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
         adam.run(kept.plan, kept.device, settings, stats, tracking, scale, inf)
+        plans.hold(optimizer, kept.device, kept.plan)
         torch.autograd.graph.increment_version(kept.params)
     if not torch.compiler.is_compiling():
         optimizer._search["steps"] += 1

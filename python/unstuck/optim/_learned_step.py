@@ -43,6 +43,7 @@ def step(optimizer: Learned) -> None:
         net = optimizer._weights.on(kept.device)
         scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
         learned.run(kept.plan, kept.device, groups, net, scale, inf)
+        plans.hold(optimizer, kept.device, kept.plan, net)
         torch.autograd.graph.increment_version(kept.params)
 
 

@@ -75,3 +75,12 @@ def build(
     if not plan.ready(optimizer.param_groups, optimizer.state):
         return None  # a gradient of another layout
     return Kept(plan, device, list(params))
+
+
+def hold(optimizer: Optimizer, device: torch.device, *used: Any) -> None:
+    """Keep what a step has used beside parameters and state, if a CUDA graph has captured it.
+
+    Whatever makes the optimizer drop its plan, a replay goes on working in the plan's memory.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        optimizer.__dict__.setdefault("_captured", []).append(used)

@@ -15,6 +15,7 @@ from unstuck.optim import _blend_plan as blend_plan
 from unstuck.optim import _blend_state as blend_state
 from unstuck.optim import _gradient_gate as gradient_gate
 from unstuck.optim import _layout as layout
+from unstuck.optim import _plans as plans
 from unstuck.optim import _slow_step as slow_step
 from unstuck.optim._closure import ClosureOptimizer
 from unstuck.optim.gate import Gate
@@ -295,6 +296,7 @@ class DynamicBlend(ClosureOptimizer):
             device = self._plan_device
             scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
             blend.run(plan, device, groups, scale, inf)
+            plans.hold(self, device, plan)
             torch.autograd.graph.increment_version(self._plan_params)
         self._advance(active)
         for group in gated:

@@ -88,20 +88,10 @@ class AdamPlan : public StepPlan<AdamTensor, typename Backend::AdamWorkspace> {
     table_.add("exp_avgs", exp_avgs);
     table_.add("exp_avg_sqs", exp_avg_sqs);
     table_.add_scalars("steps", steps);
-    table_.check_disjoint();
-    const py::sequence group_list = table_.beside(groups, "groups");
-    for (size_t i = 0; i < table_.rows(); ++i) {
-      AdamTensor t{};
-      t.w = table_.cell(0, i);
+    this->add_rows(groups, [&](AdamTensor& t, size_t i) {
       t.m = table_.cell(1, i);
       t.v = table_.cell(2, i);
-      t.step = static_cast<float*>(table_.cell(3, i));
-      t.numel = table_.numel(i);
-      t.dtype = table_.dtype(i);
-      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
-      tensors_.push_back(t);
-    }
-    this->make_workspace();
+    });
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
@@ -114,14 +104,9 @@ class AdamPlan : public StepPlan<AdamTensor, typename Backend::AdamWorkspace> {
     std::vector<AdamGroupStep> parsed;
     AdamStep step{};
     this->template make_step<StepArguments>([&](StepArguments& arguments) {
-      const py::sequence tuples = sequence(groups, "groups");
-      for (size_t i = 0; i < tuples.size(); ++i)
-        parsed.push_back(adam_group(arguments, py::object(tuples[i]), i));
-      for (size_t i = 0; i < tensors_.size(); ++i)
-        if (size_t(tensors_[i].group) >= parsed.size())
-          throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
-                                std::to_string(tensors_[i].group) + "], but " +
-                                std::to_string(parsed.size()) + " groups were given");
+      parsed = this->template read_groups<AdamGroupStep>(
+          groups,
+          [&](const py::object& tuple, size_t i) { return adam_group(arguments, tuple, i); });
       if (!stats.is_none()) {
         step.config = stagnation_config(tracking);
         step.stats = arguments.vector_f64(stats, {"stats"}, stagnation_size(step.config));

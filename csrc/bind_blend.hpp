@@ -29,29 +29,18 @@ class BlendPlan : public StepPlan<BlendTensor, typename Backend::Workspace> {
     table_.add("momentum_buffers", momentum_buffers, true);
     table_.add("directions", directions, true);
     table_.add_scalars("steps", steps);
-    table_.check_disjoint();
-    const size_t n = table_.rows();
-    const py::sequence group_list = table_.beside(groups, "groups"),
-                       unit_list = table_.beside(units, "units"),
+    const py::sequence unit_list = table_.beside(units, "units"),
                        previous_list = table_.beside(had_previous, "had_previous");
-    for (size_t i = 0; i < n; ++i) {
-      BlendTensor t{};
-      t.w = table_.cell(0, i);
+    this->add_rows(groups, [&](BlendTensor& t, size_t i) {
       t.m = table_.cell(1, i);
       t.v = table_.cell(2, i);
       t.buffer = table_.cell(3, i);
       t.direction = table_.cell(4, i);
       t.has_buffer = table_.object(3, i) != nullptr;
       t.has_direction = table_.object(4, i) != nullptr;
-      t.step = static_cast<float*>(table_.cell(5, i));
-      t.numel = table_.numel(i);
-      t.dtype = table_.dtype(i);
-      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
       t.unit = int32_t(integer(py::object(unit_list[i]), {"units", i}, 0, INT32_MAX));
       t.had_previous = flag(py::object(previous_list[i]), {"had_previous", i});
-      tensors_.push_back(t);
-    }
-    this->make_workspace();
+    });
   }
 
   void watch(const py::object& param_groups, const py::object& state) {
@@ -74,9 +63,8 @@ class BlendPlan : public StepPlan<BlendTensor, typename Backend::Workspace> {
     std::vector<BlendGroupStep> parsed;
     BlendStep step{};
     this->template make_step<BlendArguments>([&](BlendArguments& arguments) {
-      const py::sequence tuples = sequence(groups, "groups");
-      for (size_t i = 0; i < tuples.size(); ++i)
-        parsed.push_back(arguments.group(py::object(tuples[i]), i));
+      parsed = this->template read_groups<BlendGroupStep>(
+          groups, [&](const py::object& tuple, size_t i) { return arguments.group(tuple, i); });
       for (size_t i = 0; i < tensors_.size(); ++i) check_place(i, parsed, hyper);
       step = {tensors_.data(),
               tensors_.size(),
@@ -93,16 +81,13 @@ class BlendPlan : public StepPlan<BlendTensor, typename Backend::Workspace> {
     });
   }
 
-  // Whether the group and the unit of a tensor are there.
+  // Whether the unit of a tensor is there, and what a hypergradient needs.
   void check_place(size_t i, const std::vector<BlendGroupStep>& groups, bool hyper) const {
     const BlendTensor& t = tensors_[i];
-    const auto belongs = [&] { return Where{"params", i}.str() + " belongs to "; };
-    if (size_t(t.group) >= groups.size())
-      throw py::value_error(belongs() + "groups[" + std::to_string(t.group) + "], but " +
-                            std::to_string(groups.size()) + " groups were given");
     const BlendGroupStep& g = groups[size_t(t.group)];
     if (g.gate && t.unit >= g.gate_config.units)
-      throw py::value_error(belongs() + "unit " + std::to_string(t.unit) + " of a gate of " +
+      throw py::value_error(Where{"params", i}.str() + " belongs to unit " +
+                            std::to_string(t.unit) + " of a gate of " +
                             std::to_string(g.gate_config.units) + " units");
     if (hyper && !g.gate)
       throw py::value_error(Where{"groups", size_t(t.group), "gate"}.str() +

@@ -67,7 +67,40 @@ class StepPlan {
 
  protected:
   explicit StepPlan(int32_t device_type) : table_(device_type), device_type_(device_type) {}
-  void make_workspace() { workspace_ = std::make_unique<Workspace>(tensors_); }
+
+  // Once the table has its columns, parameters first and step counts last: makes the rows, and the
+  // workspace. fill(tensor, row) sets what only this step's tensors have.
+  template <class Fill>
+  void add_rows(const py::object& groups, const Fill& fill) {
+    table_.check_disjoint();
+    const py::sequence group_list = table_.beside(groups, "groups");
+    for (size_t i = 0; i < table_.rows(); ++i) {
+      Tensor t{};
+      t.w = table_.cell(0, i);
+      t.step = static_cast<float*>(table_.cell(table_.columns() - 1, i));
+      t.numel = table_.numel(i);
+      t.dtype = table_.dtype(i);
+      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
+      fill(t, i);
+      tensors_.push_back(t);
+    }
+    table_.check_unchanged();
+    workspace_ = std::make_unique<Workspace>(tensors_);
+  }
+
+  // The groups of a step, each by read(tuple, index); that of every tensor must be there.
+  template <class Group, class Read>
+  std::vector<Group> read_groups(const py::object& groups, const Read& read) const {
+    std::vector<Group> parsed;
+    const py::sequence tuples = sequence(groups, "groups");
+    for (size_t i = 0; i < tuples.size(); ++i) parsed.push_back(read(py::object(tuples[i]), i));
+    for (size_t i = 0; i < tensors_.size(); ++i)
+      if (size_t(tensors_[i].group) >= parsed.size())
+        throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
+                              std::to_string(tensors_[i].group) + "], but " +
+                              std::to_string(parsed.size()) + " groups were given");
+    return parsed;
+  }
 
   // Remembers the optimizer; `keys` are the state's entries behind the columns after the first.
   void watch_states(const py::object& param_groups, const py::object& state,

@@ -46,28 +46,7 @@ class RulePlan : public StepPlan<Tensor, Workspace> {
  protected:
   using Base = StepPlan<Tensor, Workspace>;
   using Base::Base;
-  using Base::table_;
   using Base::tensors_;
-
-  // Once the table has its columns, the last of which are the step counts: makes the rows.
-  // fill(tensor, row) sets what is this rule's own.
-  template <class Fill>
-  void add_rows(const py::object& groups, const Fill& fill) {
-    table_.check_disjoint();
-    const py::sequence group_list = table_.beside(groups, "groups");
-    for (size_t i = 0; i < table_.rows(); ++i) {
-      Tensor t{};
-      t.w = table_.cell(0, i);
-      t.step = static_cast<float*>(table_.cell(table_.columns() - 1, i));
-      t.numel = table_.numel(i);
-      t.dtype = table_.dtype(i);
-      t.group = int32_t(integer(py::object(group_list[i]), {"groups", i}, 0, INT32_MAX));
-      fill(t, i);
-      tensors_.push_back(t);
-    }
-    table_.check_unchanged();
-    this->make_workspace();
-  }
 
   // read(step, arguments) reads the network; run(step, workspace, place) runs the kernel.
   template <class Read, class Run>
@@ -77,14 +56,9 @@ class RulePlan : public StepPlan<Tensor, Workspace> {
     std::vector<LearnedGroup> parsed;
     Step step{};
     this->template make_step<StepArguments>([&](StepArguments& arguments) {
-      const py::sequence tuples = sequence(groups, "groups");
-      for (size_t i = 0; i < tuples.size(); ++i)
-        parsed.push_back(learned_group(arguments, py::object(tuples[i]), i));
-      for (size_t i = 0; i < tensors_.size(); ++i)
-        if (size_t(tensors_[i].group) >= parsed.size())
-          throw py::value_error(Where{"params", i}.str() + " belongs to groups[" +
-                                std::to_string(tensors_[i].group) + "], but " +
-                                std::to_string(parsed.size()) + " groups were given");
+      parsed = this->template read_groups<LearnedGroup>(
+          groups,
+          [&](const py::object& tuple, size_t i) { return learned_group(arguments, tuple, i); });
       read(step, arguments);
       step.tensors = tensors_.data();
       step.tensor_count = tensors_.size();

@@ -228,7 +228,7 @@ def files_of(folder, *suffixes):
 
 
 def package_files():
-    return files_of(ROOT / "python" / "unstuck", ".py", ".pyi", ".typed", ".json")
+    return files_of(ROOT / "python" / "unstuck", ".py", ".pyi", ".typed", ".json", ".safetensors")
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from unstuck.optim import (
     AttentionRestart,
     DynamicBlend,
     Gate,
+    Learned,
     LearningRateAttention,
     ReactiveEscape,
 )
@@ -109,6 +110,7 @@ OPTIMIZERS: dict[str, Entry] = {
         {"lr": 3e-2, "sigma": 0.01},
         closure=True,
     ),
+    "learned": Entry(Learned, {"lr": 0.3}),
     "adam": Entry(torch.optim.Adam, {"lr": 1e-3}),
     "adamw": Entry(torch.optim.AdamW, {"lr": 1e-3}),
     "sgd": Entry(torch.optim.SGD, {"lr": 3e-2, "momentum": 0.9}),

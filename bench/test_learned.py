@@ -11,7 +11,7 @@ from unstuck.optim import Learned
 
 STUDENT = ((128, 784), (128,), (10, 128), (10,))  # 101,770 parameters
 BYTES = 36  # a parameter: five arrays are read, four written
-FLOPS = 158  # a parameter with four hidden units, counted in csrc/math/learned.hpp
+FLOPS = 182  # a parameter with four hidden units, counted in csrc/math/learned.hpp
 CELL = 148  # a hidden unit of the LSTM beside its products, counted in csrc/math/lstm.hpp
 
 

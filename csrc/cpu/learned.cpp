@@ -138,6 +138,7 @@ UNSTUCK_INLINE void run(const Memory<R>& at, int64_t length, const Weights<R>& k
     total.aa += added<R>(sums.aa);
     total.uu += added<R>(sums.uu);
     total.ww += added<R>(sums.ww);
+    total.vv += added<R>(sums.vv);
   }
 }
 
@@ -179,10 +180,12 @@ UNSTUCK_INLINE Coefs<R> narrowed(const Coefs<double>& c) {
   to.step = R(c.step);
   to.decay = R(c.decay);
   to.scale = R(c.scale);
+  to.fade = R(c.fade);
   to.m_free = R(c.m_free);
   to.slow_free = R(c.slow_free);
   to.v_free = R(c.v_free);
   to.per_rms = R(c.per_rms);
+  to.m_even = R(c.m_even);
   to.hidden = c.hidden;
   for (int i = 0; i < learned::kDirections; ++i) to.mix_bias[i] = R(c.mix_bias[i]);
   for (int i = 0; i < c.hidden; ++i) to.hidden_bias[i] = R(c.hidden_bias[i]);
@@ -246,20 +249,21 @@ void prepare(const LearnedStep& step, int64_t student, const LearnedTensor& t, C
   kReadStats[int(t.dtype)](t.stats, student * learned::kStats, stats);
   const double count = double(t.step[student]) + 1;
   learned::set_rates(c, step.net, count, group.rate(), group.weight_decay, group.maximize,
-                     step.loss_scale ? double(*step.loss_scale) : 1.0, stats[learned::kRms]);
+                     step.loss_scale ? double(*step.loss_scale) : 1.0, stats);
   double inputs[learned::kControlInputs], units[learned::kMostControl];
   for (int i = 0; i < learned::kControlInputs; ++i)
     inputs[i] = learned::control_input(i, count, group.num_steps, t.traits, stats);
   for (int j = 0; j < step.net.control; ++j)
     units[j] = learned::control_unit(theta, step.net, j, inputs);
+  const double rest = learned::rest(count, group.num_steps);
   for (int k = 0; k < step.net.outputs(); ++k)
-    learned::place_output(c, step.net, k, learned::control_output(theta, step.net, k, units));
+    learned::place_output(c, step.net, k, learned::control_output(theta, step.net, k, units), rest);
 }
 
 void finish(const LearnedTensor& t, int64_t student, const Sums<double>& sums) {
   double stats[learned::kStats];
   kReadStats[int(t.dtype)](t.stats, student * learned::kStats, stats);
-  learned::update_stats(stats, sums, double(t.numel));
+  learned::update_stats(stats, sums, double(t.numel), double(t.step[student]) + 1);
   kWriteStats[int(t.dtype)](t.stats, student * learned::kStats, stats);
   t.step[student] += 1;
 }
@@ -315,6 +319,7 @@ void learned_step(const LearnedStep& step, LearnedWork& work, int threads) {
       total.aa += s.aa;
       total.uu += s.uu;
       total.ww += s.ww;
+      total.vv += s.vv;
     }
     finish(step.tensors[r % tensors], r / tensors, total);
   }

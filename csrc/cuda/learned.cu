@@ -25,6 +25,10 @@ UNSTUCK_HD Lanes<R, N> cut(const Lanes<R, N>& a) {
   return lanes<R, N>([&](int k) { return learned::cut(a.x[k]); });
 }
 template <class R, int N>
+UNSTUCK_HD Lanes<R, N> cut_far(const Lanes<R, N>& a) {
+  return lanes<R, N>([&](int k) { return learned::cut_far(a.x[k]); });
+}
+template <class R, int N>
 UNSTUCK_HD Lanes<R, N> positive_part(const Lanes<R, N>& a) {
   return lanes<R, N>([&](int k) { return learned::positive_part(a.x[k]); });
 }
@@ -109,13 +113,14 @@ __device__ void prepare(const Pack& pack, const LearnedCall& call, int t, int64_
   if (rank == kThreads - 1)  // of another warp
     learned::set_rates(k.coefs, net, count, call.group.rate(), call.group.weight_decay,
                        call.group.maximize, call.loss_scale ? double(*call.loss_scale) : 1.0,
-                       stats[learned::kRms]);
+                       stats);
   __syncthreads();
   for (int j = rank; j < net.control; j += kThreads)
     units[j] = learned::control_unit(theta, net, j, inputs);
   __syncthreads();
   for (int o = rank; o < net.outputs(); o += kThreads)
-    learned::place_output(k.coefs, net, o, learned::control_output(theta, net, o, units));
+    learned::place_output(k.coefs, net, o, learned::control_output(theta, net, o, units),
+                          learned::rest(count, call.group.num_steps));
   __syncthreads();
 }
 
@@ -158,8 +163,9 @@ template <class T>
 __device__ void finish(const Pack& pack, int t, int64_t student, const double* totals) {
   double stats[learned::kStats];
   for (int i = 0; i < learned::kStats; ++i) stats[i] = stat_of<T>(pack, t, student, i);
-  learned::update_stats(stats, {totals[0], totals[1], totals[2], totals[3], totals[4], totals[5]},
-                        double(pack.numel[t]));
+  learned::update_stats(
+      stats, {totals[0], totals[1], totals[2], totals[3], totals[4], totals[5], totals[6]},
+      double(pack.numel[t]), double(pack.step[t][student]) + 1);
   T* const to = static_cast<T*>(pack.stats[t]) + student * learned::kStats;
   for (int i = 0; i < learned::kStats; ++i) to[i] = narrow<T>(arithmetic_t<T>(stats[i]));
   pack.step[t][student] += 1;
@@ -196,8 +202,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (i += threadIdx.x; i < end; i += kThreads) step_elements<1>(at, i, network, sums);
 
-  const double mine[kSums] = {double(sums.xy), double(sums.xx), double(sums.yy),
-                              double(sums.aa), double(sums.uu), double(sums.ww)};
+  const double mine[kSums] = {double(sums.xy), double(sums.xx), double(sums.yy), double(sums.aa),
+                              double(sums.uu), double(sums.ww), double(sums.vv)};
   const double sum = block_sums(mine, shared);
   double* const partials = call.partials + (student * pack.blocks + first) * kSums;
   if (threadIdx.x < kSums) partials[int64_t(block - first) * kSums + threadIdx.x] = sum;

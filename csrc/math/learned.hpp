@@ -4,10 +4,11 @@
 //
 //   moments     m, s <- m + (1 - beta) (g - m)          at 0.9 and 0.99
 //               v <- beta v + (1 - beta) g g            at 0.999
-//   directions  D = sqrt(v^) + eps,  a = m^/D,  x = cut(g/D),  b = s^/D,  q = cut(w / rms(w))
-//   inputs      |a|, |x|, |b|, a x, a b, |q|, x q, each cut
+//   directions  D = sqrt(v^) + eps,  a = m^/D,  x = cut(g/D),  b = s^/D,  q = cut(w / rms(w)),
+//               d = m^ / rms(sqrt(v^)), the latter of the last step, cut at 16
+//   inputs      |a|, |x|, |b|, a x, a b, |q|, x q, |d|, each cut
 //   mixture     c = W2 relu(W1 inputs + bias) + mix_bias,  u = scale (a + sum c_k direction_k)
-//   parameter   w <- w - rate lr u - rate lr weight_decay w
+//   parameter   w <- w - rate lr fade u - rate lr weight_decay w,  fade = (rest of the run)^kappa
 //
 // V is a number or a vector of them, S the number.
 #pragma once
@@ -20,20 +21,21 @@
 
 namespace unstuck::learned {
 
-constexpr int kDirections = 4, kInputs = 7, kStats = 6, kTraits = 5, kTimes = 7;
-constexpr int kControlInputs = kTimes + 3 + kTraits + kStats;
+constexpr int kDirections = 5, kInputs = 8, kStats = 7, kTraits = 5, kTimes = 7;
+constexpr int kControlInputs = kTimes + 3 + kTraits + kStats - 1;  // all but the last
 constexpr int kMostHidden = 64, kMostControl = 256;
-constexpr double kRate = 1e-3, kEps = 1e-8, kLeastRms = 1e-8, kMostLogScale = 5;
+constexpr double kRate = 1e-3, kEps = 1e-8, kLeastRms = 1e-8, kMostLogScale = 5, kMostPower = 2;
 constexpr double kBeta = 0.9, kSlowBeta = 0.99, kSqBeta = 0.999;
 constexpr double kTrend = 0.9, kSlowTrend = 0.98;  // of running averages of statistics
 
-// What a tensor remembers of earlier steps; all but the first are running averages.
-enum Stat { kRms, kCosine, kSlowCosine, kAdamSquare, kGradientSquare, kUpdateSquare };
+// What a tensor remembers of earlier steps; all but the first and the last, root mean squares of w
+// and sqrt(v^), are running averages.
+enum Stat { kRms, kCosine, kSlowCosine, kAdamSquare, kGradientSquare, kUpdateSquare, kRootRms };
 
 // Where a rule's weights lie, in the order of its torch parameters.
 struct Net {
   int32_t hidden, control;
-  UNSTUCK_HD int32_t outputs() const { return hidden + kDirections + 1; }
+  UNSTUCK_HD int32_t outputs() const { return hidden + kDirections + 2; }
   UNSTUCK_HD int32_t control_bias() const { return control * kControlInputs; }
   UNSTUCK_HD int32_t out_weight() const { return control_bias() + control; }
   UNSTUCK_HD int32_t out_bias() const { return out_weight() + outputs() * control; }
@@ -45,9 +47,10 @@ struct Net {
 // One tensor's numbers at one step.
 template <class S>
 struct Coefs {
-  S grad_scale, step, decay, scale;
+  S grad_scale, step, decay, scale, fade;
   S m_free, slow_free, v_free;  // 1 / (1 - beta^t)
   S per_rms;
+  S m_even;  // m_free / rms(sqrt(v^)), 0 before there is one
   S mix_bias[kDirections];
   S hidden_bias[kMostHidden];
   int32_t hidden;
@@ -56,9 +59,9 @@ struct Coefs {
 // Sums over a tensor's coordinates, for its statistics; y is m / D before the step.
 template <class V>
 struct Sums {
-  V xy, xx, yy, aa, uu, ww;  // ww: before the decay
+  V xy, xx, yy, aa, uu, ww, vv;  // ww: before the decay; vv: of v itself
 };
-constexpr int kSums = 6;
+constexpr int kSums = 7;
 
 // Cut at 4; NaN stays.
 template <class V>
@@ -73,6 +76,12 @@ UNSTUCK_HD V cut(V x) {
   return x < low ? low : x;
 }
 template <class V>
+UNSTUCK_HD V cut_far(V x) {  // at 16
+  const V high = V{} + 16, low = V{} - 16;
+  x = x > high ? high : x;
+  return x < low ? low : x;
+}
+template <class V>
 UNSTUCK_HD V positive_part(V x) {
   return x < V{} ? V{} : x;
 }
@@ -84,7 +93,7 @@ UNSTUCK_HD V absolute(V x) {
 // A coordinate whose moments have made their step.
 template <class V>
 struct Moved {
-  V g, m, slow, before, per_d;  // before: m before the step; per_d: 1 / D
+  V g, m, slow, v, before, per_d;  // before: m before the step; per_d: 1 / D
 };
 
 template <class V, class S>
@@ -95,7 +104,7 @@ UNSTUCK_HD Moved<V> move_moments(const V& grad, V& m, V& slow, V& v, const Coefs
   now.before = m;
   now.m = m = m + S(1 - kBeta) * (g - m);
   now.slow = slow = slow + S(1 - kSlowBeta) * (g - slow);
-  v = S(kSqBeta) * v + S(1 - kSqBeta) * g * g;
+  now.v = v = S(kSqBeta) * v + S(1 - kSqBeta) * g * g;
   now.per_d = S(1) / (square_root(v * c.v_free) + S(kEps));
   return now;
 }
@@ -107,22 +116,25 @@ UNSTUCK_HD void move_parameter(V& w, const Moved<V>& now, const Coefs<S>& c, con
                                const S* mix, Sums<A>& sums) {
   const V a = now.m * c.m_free * now.per_d, x = cut(now.g * now.per_d);
   const V b = now.slow * c.slow_free * now.per_d, q = cut(w * c.per_rms);
+  const V d = cut_far(now.m * c.m_even);
   const V in0 = cut_above(absolute(a)), in1 = absolute(x), in2 = cut_above(absolute(b));
   const V in3 = cut(a * x), in4 = cut(a * b), in5 = absolute(q), in6 = cut(x * q);
+  const V in7 = cut_above(absolute(d));
   V c0 = V{} + c.mix_bias[0], c1 = V{} + c.mix_bias[1], c2 = V{} + c.mix_bias[2];
-  V c3 = V{} + c.mix_bias[3];
+  V c3 = V{} + c.mix_bias[3], c4 = V{} + c.mix_bias[4];
   const int32_t n = c.hidden;
   for (int32_t j = 0; j < n; ++j, in += kInputs, ++mix) {  // two chains of sums: half the latency
     const V h =
         positive_part((c.hidden_bias[j] + in[0] * in0 + in[1] * in1 + in[2] * in2 + in[3] * in3) +
-                      (in[4] * in4 + in[5] * in5 + in[6] * in6));
+                      (in[4] * in4 + in[5] * in5 + in[6] * in6 + in[7] * in7));
     c0 += mix[0] * h;
     c1 += mix[n] * h;
     c2 += mix[2 * n] * h;
     c3 += mix[3 * n] * h;
+    c4 += mix[4 * n] * h;
   }
-  const V u = c.scale * (a + (c0 * a + c1 * x + c2 * b + c3 * q));
-  const V to = w - c.step * u;
+  const V u = c.scale * (a + ((c0 * a + c1 * x + c2 * b) + (c3 * q + c4 * d)));
+  const V to = w - c.step * c.fade * u;
   w = to - c.decay * w;
   const V y = now.before * now.per_d;
   sums.xy += x * y;
@@ -131,6 +143,7 @@ UNSTUCK_HD void move_parameter(V& w, const Moved<V>& now, const Coefs<S>& c, con
   sums.aa += a * a;
   sums.uu += u * u;
   sums.ww += to * to;
+  sums.vv += now.v;
 }
 
 // tanh(log x), from -1 at 0 to 1.
@@ -170,21 +183,29 @@ UNSTUCK_HD double control_output(const float* theta, Net net, int k, const doubl
   return sum;
 }
 
+// The share of the run that is left, this step with it; all of it where its length is unknown.
+UNSTUCK_HD double rest(double t, double num_steps) {
+  return num_steps == 0 ? 1 : (t < num_steps ? num_steps - t + 1 : 1) / num_steps;
+}
+
 // Puts output k of the tensor network where the coordinates look for it.
 template <class S>
-UNSTUCK_HD void place_output(Coefs<S>& c, Net net, int k, double value) {
+UNSTUCK_HD void place_output(Coefs<S>& c, Net net, int k, double value, double rest) {
   if (k < net.hidden)
     c.hidden_bias[k] = S(value);
   else if (k < net.hidden + kDirections)
     c.mix_bias[k - net.hidden] = S(value);
-  else
+  else if (k == net.hidden + kDirections)
     c.scale = S(exp(within(value, kMostLogScale)));
+  else
+    c.fade = S(pow(rest, value < 0 ? 0 : within(value, kMostPower)));
 }
 
-// Everything else that the coordinates need; `t` counts from 1, `rms` is that of the parameters.
+// Everything else that the coordinates need; `t` counts from 1.
 template <class S>
 UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weight_decay,
-                          bool maximize, double loss_scale, double rms) {
+                          bool maximize, double loss_scale, const double* stats) {
+  const double rms = stats[kRms], root = stats[kRootRms];
   c.grad_scale = S((maximize ? -1.0 : 1.0) / loss_scale);
   c.step = S(kRate * lr);
   c.decay = S(kRate * lr * weight_decay);
@@ -192,6 +213,7 @@ UNSTUCK_HD void set_rates(Coefs<S>& c, Net net, double t, double lr, double weig
   c.slow_free = S(1 / (1 - pow(kSlowBeta, t)));
   c.v_free = S(1 / (1 - pow(kSqBeta, t)));
   c.per_rms = S(1 / (rms > kLeastRms ? rms : kLeastRms));
+  c.m_even = root > 0 ? S(1 / (1 - pow(kBeta, t)) / root) : S(0);
   c.hidden = net.hidden;
 }
 
@@ -204,18 +226,25 @@ UNSTUCK_HD bool has_finite_bits(double x) {
 
 // The statistics after a step, from its sums over n coordinates. A coordinate that is not finite
 // any more shall not take the others with it: statistics stay as they were.
-UNSTUCK_HD void update_stats(double* stats, const Sums<double>& sums, double n) {
+UNSTUCK_HD void update_stats(double* stats, const Sums<double>& sums, double n, double t) {
   if (!has_finite_bits(sums.xy) || !has_finite_bits(sums.xx) || !has_finite_bits(sums.yy) ||
-      !has_finite_bits(sums.aa) || !has_finite_bits(sums.uu) || !has_finite_bits(sums.ww))
+      !has_finite_bits(sums.aa) || !has_finite_bits(sums.uu) || !has_finite_bits(sums.ww) ||
+      !has_finite_bits(sums.vv))
     return;
   const double both = square_root(sums.xx) * square_root(sums.yy);
   const double cosine = both > 0 ? sums.xy / both : 0;
   n = n > 1 ? n : 1;
-  const double now[kStats] = {
-      square_root(sums.ww / n), cosine, cosine, sums.aa / n, sums.xx / n, sums.uu / n};
-  const double share[kStats] = {1, 1 - kTrend, 1 - kSlowTrend, 1 - kTrend, 1 - kTrend, 1 - kTrend};
-  for (int i = 0; i < kStats; ++i)
-    stats[i] = i ? stats[i] + share[i] * (now[i] - stats[i]) : now[i];
+  const double quick = 1 - kTrend, slow = 1 - kSlowTrend;
+  const auto follow = [&](Stat i, double now, double share) {
+    stats[i] += share * (now - stats[i]);
+  };
+  follow(kCosine, cosine, quick);
+  follow(kSlowCosine, cosine, slow);
+  follow(kAdamSquare, sums.aa / n, quick);
+  follow(kGradientSquare, sums.xx / n, quick);
+  follow(kUpdateSquare, sums.uu / n, quick);
+  stats[kRms] = square_root(sums.ww / n);
+  stats[kRootRms] = square_root(sums.vv / n / (1 - pow(kSqBeta, t)));
 }
 
 }  // namespace unstuck::learned

@@ -90,7 +90,7 @@ def good(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Call:
     traits = [shape_inputs(s) for s in SHAPES]
     likes = [[new(*s) for s in SHAPES] for _ in range(4 if kind == "mlp" else 3)]
     if kind == "mlp":
-        columns = [*likes, [new(6) for _ in SHAPES], [number() for _ in SHAPES]]
+        columns = [*likes, [new(7) for _ in SHAPES], [number() for _ in SHAPES]]
         net: list[Any] = [new(size, dtype=torch.float32), 2, 3]
         plan = [*columns, [0, 1, 0, 1], traits]
     elif kind == "lstm":
@@ -100,7 +100,7 @@ def good(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Call:
     else:
         points = [new(4, sum(numels)) for _ in range(2)]
         states = [[new(4, n) for n in numels] for _ in range(3)]
-        stats, steps = [new(4, 6) for _ in numels], [new(4) for _ in numels]
+        stats, steps = [new(4, 7) for _ in numels], [new(4) for _ in numels]
         plan = [*points, *states, stats, steps, numels]
         return Call(kind, plan, traits, [new(4, size), 2, 3, 0.5, 9, 1], tensors, storages)
     grads = [new(*s) for s in SHAPES]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LambdaLR
 
 from unstuck.learned import (
     LSTM,
@@ -99,6 +100,23 @@ def test_an_untrained_rule_is_adam(name: str, dtype: torch.dtype):
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q.detach(), rtol=tolerance, atol=tolerance)
     assert [float(t) for t in state["step"]] == [12.0] * len(SHAPES)
+
+
+@pytest.mark.parametrize("num_steps", [None, 12])
+def test_an_mlp_rule_may_begin_with_longer_steps_and_a_linear_schedule(num_steps: int | None):
+    twins = [torch.nn.Parameter(p.clone()) for p in tensors(1)]
+    adam = torch.optim.Adam(twins, lr=0.02)
+    plan = LambdaLR(adam, lambda t: 1 - t / num_steps if num_steps else 1.0)
+    steps = gradients(12)
+    with torch.no_grad():
+        params, _ = unroll(MLP(scale=40.0, fade=1), tensors(1), steps, lr=0.5, num_steps=num_steps)
+    for g in steps:
+        for q, x in zip(twins, g, strict=True):
+            q.grad = x
+        adam.step()
+        plan.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q.detach(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lstm-gradient", "lstm-log", "transformer-alone"])
@@ -325,6 +343,8 @@ def test_the_transformer_sees_no_further_than_its_history():
         (lambda: MLP(hidden=0), ValueError, r"hidden: 0; it must be in \[1, 64\]"),
         (lambda: MLP(hidden=2.0), TypeError, "hidden must be a whole number, not 2.0"),
         (lambda: MLP(control=1000), ValueError, r"control: 1000; it must be in \[1, 256\]"),
+        (lambda: MLP(scale=0.0), ValueError, r"scale: 0.0; it must be in \[0.01, 100\]"),
+        (lambda: MLP(fade=True), TypeError, "fade must be a number, not True"),
         (lambda: FeatureMLP(layers=3), ValueError, r"layers: 3; it must be in \[1, 2\]"),
         (
             lambda: FeatureMLP(momenta=(0.5, 1.0)),

@@ -22,6 +22,14 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"Invalid {name}: {value}; it must be finite and above 0")
 
 
+def number(name: str, value: Any, low: float, high: float) -> None:
+    """Raise unless `value` is a number in [`low`, `high`]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"Invalid {name}: {value}; it must be in [{low:g}, {high:g}]")
+
+
 def flag(name: str, value: Any) -> None:
     """Raise unless `value` is True, False or None."""
     if value is not None and not isinstance(value, bool):

@@ -32,6 +32,13 @@ class TensorStep(NamedTuple):
             return torch.zeros_like(t)
         return (t / self.num_steps).clamp(max=1)
 
+    def rest(self, dtype: torch.dtype) -> Tensor:
+        """Return how much of the run is left, this step with it; 1 where its length is unknown."""
+        t = self.t.to(dtype)
+        if self.num_steps is None:
+            return torch.ones_like(t)
+        return (self.num_steps - t + 1).clamp(min=1) / self.num_steps
+
 
 class Moments(NamedTuple):
     """A parameter, its gradient and its moments after a step, in the type that computes."""

@@ -23,36 +23,44 @@ TIMES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 TRENDS = (0.9, 0.98)  # decays of the running averages of what a step has seen
 LEAST_RMS = 1e-8
 LOGIT = 5.0  # bound of the log-scale of a tensor
+POWER = 2.0  # bound of the power of what is left of the run
+FAR = 16.0  # bound of the direction of SGD
 
-DIRECTIONS = 4  # exp_avg, gradient, exp_avg_slow, parameter
-EVEN = 7  # inputs of the coordinate network
+DIRECTIONS = 5  # exp_avg, gradient, exp_avg_slow, parameter; exp_avg as in SGD
+EVEN = 8  # inputs of the coordinate network
 INPUTS = 21  # of the tensor network
-STATS = 6  # rms of w; running averages: fast and slow cosine, mean squares of a, x and u
+STATS = 7  # rms of w; fast and slow cosine, mean squares of a, x and u; rms of sqrt(v)
 
 
 class MLP(UpdateRule):
     r"""Adam's direction plus a mixture of directions, chosen for every coordinate by an MLP.
 
     With Adam's moments :math:`m, v` (0.9, 0.999) and a slow momentum :math:`m_s` (0.99), all free
-    of bias, and :math:`D = \sqrt{v} + 10^{-8}`, every coordinate has four odd directions
+    of bias, and :math:`D = \sqrt{v} + 10^{-8}`, every coordinate has five odd directions
 
     .. math::
         o = \big(a = m / D,\;\; x = g / D,\;\; b = m_s / D,\;\;
-                 q = w / \mathrm{rms}(w)\big)
+                 q = w / \mathrm{rms}(w),\;\; d = m / \mathrm{rms}(\sqrt{v})\big)
 
-    and seven inputs that do not change where signs do,
+    and eight inputs that do not change where signs do,
 
     .. math::
-        e = \big(|a|, |x|, |b|, a x, a b, |q|, x q\big)
+        e = \big(|a|, |x|, |b|, a x, a b, |q|, x q, |d|\big)
 
-    (:math:`x`, :math:`q` and all inputs are cut at 4). One hidden layer makes coefficients of them,
-    and a second network, asked once a tensor and step, adds to its biases and sets its scale:
+    (:math:`x`, :math:`q` and all inputs are cut at 4, :math:`d` at 16). The root mean squares are
+    those of the tensor; that of :math:`\sqrt{v}` is of the last step, so the first has no
+    :math:`d`. Along :math:`d` a tensor moves as with SGD, along the others as with Adam. One hidden
+    layer makes coefficients of the inputs, and a second network, asked once a tensor and step, adds
+    to its biases and sets its scale:
 
     .. math::
         c &= W_2\,\mathrm{relu}(W_1 e + \beta) + \gamma, \qquad
         u = e^{\sigma}\,\big(a + \textstyle\sum_k c_k o_k\big) \\
-        (\beta, \gamma, \sigma) &= A_2 \tanh(A_1 z + \alpha_1) + \alpha_2, \qquad
-        w \leftarrow w - 10^{-3}\, \mathrm{lr}\, u .
+        (\beta, \gamma, \sigma, \kappa) &= A_2 \tanh(A_1 z + \alpha_1) + \alpha_2, \qquad
+        w \leftarrow w - 10^{-3}\, \mathrm{lr}\, \rho^\kappa\, u ,
+
+    where :math:`\rho` is the share of the run that is left, or 1 where `num_steps` is not known,
+    and :math:`\kappa` is kept from 0 to 2.
 
     :math:`z` holds the step count at seven scales, the progress where `num_steps` is known, size
     and shape of the tensor, its root mean square, and running averages of what earlier steps have
@@ -68,11 +76,15 @@ class MLP(UpdateRule):
         Units of the coordinate network, 1 to 64.
     control : int
         Units of the tensor network, 1 to 256.
+    scale : float
+        Length of an untrained rule's steps, times Adam's: where training begins. 0.01 to 100.
+    fade : float
+        Its :math:`\kappa`, 0 to 2: with 1, steps fall linearly to 0 where `num_steps` is known.
 
     Raises
     ------
     TypeError, ValueError
-        When one is no whole number in its range.
+        When one is no number in its range, or no whole number.
 
     Examples
     --------
@@ -96,24 +108,30 @@ class MLP(UpdateRule):
     like = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
     beside = ("stats",)
 
-    def __init__(self, hidden: int = 4, control: int = 16) -> None:
-        super().__init__(hidden=hidden, control=control)
+    def __init__(
+        self, hidden: int = 4, control: int = 16, scale: float = 1.0, fade: float = 0.0
+    ) -> None:
+        super().__init__(hidden=hidden, control=control, scale=scale, fade=fade)
         _check.whole("hidden", hidden, 1, 64)
         _check.whole("control", control, 1, 256)
+        _check.number("scale", scale, 0.01, 100)
+        _check.number("fade", fade, 0, POWER)
         self.hidden, self.control = hidden, control
         self.control_in = nn.Linear(INPUTS, control)
-        self.control_out = nn.Linear(control, hidden + DIRECTIONS + 1)
+        self.control_out = nn.Linear(control, hidden + DIRECTIONS + 2)
         self.hidden_in = nn.Linear(EVEN, hidden, bias=False)
         self.hidden_out = nn.Linear(hidden, DIRECTIONS, bias=False)
         for zero in (self.control_out.weight, self.control_out.bias, self.hidden_out.weight):
             nn.init.zeros_(zero)
+        with torch.no_grad():
+            self.control_out.bias[-2:] = torch.tensor([math.log(scale), fade])
 
     def memory(self, p: Tensor) -> dict[str, Tensor]:
-        """Return the ``stats``, six numbers."""
+        """Return the ``stats``, seven numbers."""
         return {"stats": initial_stats(p)}
 
     def between(self, tensors: Sequence[TensorStep]) -> list[Tensor]:
-        """Return a row a tensor: biases of hidden units, of coefficients, and the log-scale."""
+        """Return a row a tensor: biases of hidden units and coefficients, log-scale, power."""
         device, num_steps = tensors[0].w.device, tensors[0].num_steps
         stats = [at.state["stats"] for at in tensors]
         kind = functools.reduce(torch.promote_types, (widened(x).dtype for x in stats))
@@ -127,7 +145,7 @@ class MLP(UpdateRule):
             z += [torch.ones_like(t), progress, bend((1 - progress) * 10)]
         shapes = [shape_inputs(at.w.shape) for at in tensors]
         z += list(torch.tensor(shapes, dtype=kind, device=device).unbind(1))
-        rms, cos_fast, cos_slow, aa, xx, uu = s.unbind(1)
+        rms, cos_fast, cos_slow, aa, xx, uu, _ = s.unbind(1)
         z += [
             (torch.log(rms + LEAST_RMS) / 4).clamp(min=-2.5, max=2.5),
             cos_fast,
@@ -149,12 +167,14 @@ class MLP(UpdateRule):
         slow = slow + (1 - BETAS[1]) * (g - slow)
         v = SQ_BETA * v + (1 - SQ_BETA) * g * g
         m_free, slow_free, v_free = (free(b, t, dtype) for b in (*BETAS, SQ_BETA))
-        d = root(v / v_free) + EPS
-        rms = stats[0].to(dtype)
-        a = m / m_free / d
-        x = _cut(g / d)
-        b = slow / slow_free / d
+        denom = root(v / v_free) + EPS
+        rms, common = stats[0].to(dtype), stats[-1].to(dtype)
+        known = common > 0
+        a = m / m_free / denom
+        x = _cut(g / denom)
+        b = slow / slow_free / denom
         q = _cut(w / rms.clamp(min=LEAST_RMS))
+        d = torch.where(known, m / m_free / torch.where(known, common, 1), 0).clamp(-FAR, FAR)
         even = [
             _cut(a.abs()),
             x.abs(),
@@ -163,17 +183,18 @@ class MLP(UpdateRule):
             _cut(a * b),
             q.abs(),
             _cut(x * q),
+            _cut(d.abs()),
         ]
-        odd = torch.stack([a, x, b, q], -1)
+        odd = torch.stack([a, x, b, q, d], -1)
         control = told.to(dtype)
         hidden = torch.relu(
             torch.stack(even, -1) @ self.hidden_in.weight.to(dtype).T + control[: self.hidden]
         )
-        c = hidden @ self.hidden_out.weight.to(dtype).T + control[self.hidden : -1]
-        u = torch.exp(control[-1].clamp(-LOGIT, LOGIT)) * (a + (c * odd).sum(-1))
-        y = before / d
-        sums = torch.stack([f.sum() for f in (x * y, x * x, y * y, a * a, u * u)])
-        moved = at.moved(u)
+        c = hidden @ self.hidden_out.weight.to(dtype).T + control[self.hidden : -2]
+        u = torch.exp(control[-2].clamp(-LOGIT, LOGIT)) * (a + (c * odd).sum(-1))
+        y = before / denom
+        sums = torch.stack([f.sum() for f in (x * y, x * x, y * y, a * a, u * u, v / v_free)])
+        moved = at.moved(at.rest(dtype) ** control[-1].clamp(0, POWER) * u)
         after = dict(exp_avg=m, exp_avg_slow=slow, exp_avg_sq=v, stats=_stats(stats, sums, moved))
         return moved, after
 
@@ -202,12 +223,12 @@ def shape_inputs(shape: Sequence[int]) -> tuple[float, ...]:
 
 
 def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
-    """Return the statistics after a step that has summed x y, x x, y y, a a, u u up."""
+    """Return the statistics after a step that has summed x y, x x, y y, a a, u u, v up."""
     n = max(w.numel(), 1)
-    xy, xx, yy, aa, uu = sums.unbind(0)
+    xy, xx, yy, aa, uu, vv = sums.unbind(0)
     both = root(xx) * root(yy)
     cosine = torch.where(both > 0, xy / torch.where(both > 0, both, 1), 0)
-    _, cos_fast, cos_slow, was_aa, was_xx, was_uu = widened(stats).unbind(0)
+    _, cos_fast, cos_slow, was_aa, was_xx, was_uu, _ = widened(stats).unbind(0)
     quick, slow = 1 - TRENDS[0], 1 - TRENDS[1]
     ww = widened(w).square().sum()
     new = torch.stack(
@@ -218,6 +239,7 @@ def _stats(stats: Tensor, sums: Tensor, w: Tensor) -> Tensor:
             was_aa + quick * (aa / n - was_aa),
             was_xx + quick * (xx / n - was_xx),
             was_uu + quick * (uu / n - was_uu),
+            root(vv / n),
         ]
     )
     # A coordinate that is not finite any more shall not take the others with it.

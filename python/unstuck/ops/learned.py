@@ -119,7 +119,7 @@ def plan_for(
         The parameters.
     state : mapping of str to list of Tensor
         One entry a parameter each. ``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``:
-        like the parameter in shape, strides, dtype and device. ``stats``: six
+        like the parameter in shape, strides, dtype and device. ``stats``: seven
         numbers of the parameter's dtype. ``step``: one float32.
     groups : list of int
         The number of each parameter's group.

@@ -47,7 +47,7 @@ def comparison(family, train, validation, strict):
     rule = Chosen("x 1", cell([1.0, 1.0], [1.0, 1.0]))
     best = Chosen("a", cell([1.0 - train] * 2, [1.0 - validation] * 2))
     tuned = Chosen("b", cell([9.0] * 2, [1.0 - strict] * 2))
-    return Comparison("task", family, rule, rule, best, tuned)
+    return Comparison("task", family, rule, rule, best, tuned, (rule,))
 
 
 def test_both_are_tuned_by_validation_loss_too():
@@ -69,6 +69,17 @@ def test_both_are_tuned_by_validation_loss_too():
     assert not families([one, worse])["family"]["tuned_both"]
 
 
+def test_a_multiplier_may_do_both_that_has_not_the_lowest_training_loss():
+    rules = {"x 0.1": cell([2.0, 2.1], [1.0, 1.1]), "x 1": cell([0.1, 0.2], [5.0, 5.1])}
+    one = Comparison.of("task", "family", rules, {"a": cell([3.0, 3.2], [1.1, 1.1])})
+    assert one.rule.name == "x 1"
+    assert not one.validates
+    assert one.doing_both == ["x 0.1"]
+    assert families([one])["family"]["one_does_both"]
+    other = Comparison.of("task", "family", rules, {"a": cell([1.0, 1.2], [1.1, 1.1])})
+    assert not other.one_does_both
+
+
 def test_a_family_has_what_all_its_tasks_have():
     below, level, above = -0.5, 0.0, 0.5
     found = families(
@@ -86,6 +97,7 @@ def test_a_family_has_what_all_its_tasks_have():
         "validates": True,
         "validates_strictly": False,
         "both": False,
+        "one_does_both": False,
         "both_strictly": False,
         "tuned_trains_below": True,
         "tuned_validates": False,

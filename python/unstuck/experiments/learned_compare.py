@@ -14,6 +14,7 @@ ERRORS = 2.0  # standard errors that a difference must exceed
 SINGLE = (  # what can hold of a task
     "trains_below",
     "validates",
+    "one_does_both",
     "validates_strictly",
     "tuned_trains_below",
     "tuned_validates",
@@ -130,6 +131,8 @@ class Comparison:
     by_training, by_validation : Chosen
         The baseline, of all methods, schedules and rates, of the lowest training loss, and that of
         the lowest validation loss.
+    every : tuple of Chosen
+        The rule with each of its multipliers.
 
     Notes
     -----
@@ -143,6 +146,7 @@ class Comparison:
     rule_by_validation: Chosen
     by_training: Chosen
     by_validation: Chosen
+    every: tuple[Chosen, ...]
 
     @classmethod
     def of(
@@ -154,7 +158,8 @@ class Comparison:
     ) -> Comparison:
         """Choose among the cells of a rule and of baselines, by name."""
         chosen = [Chosen.of(cells, part) for cells in (rules, baselines) for part in PARTS[:2]]
-        return cls(task, family, *chosen)
+        every = tuple(Chosen(name, cell) for name, cell in rules.items())
+        return cls(task, family, *chosen, every=every)
 
     def difference(self, part: str, against: str = "by_training", rule: str = "rule") -> Difference:
         """Return the rule's loss on a part of the data minus a baseline's."""
@@ -170,6 +175,24 @@ class Comparison:
     def validates(self) -> bool:
         """Whether the validation loss of these same runs is no worse."""
         return self.difference("validation").verdict != "above"
+
+    @property
+    def doing_both(self) -> list[str]:
+        """The multipliers with which the former and the latter hold."""
+        return [
+            one.name
+            for one in self.every
+            if self._minus_best(one, "train").verdict == "below"
+            and self._minus_best(one, "validation").verdict != "above"
+        ]
+
+    @property
+    def one_does_both(self) -> bool:
+        """Whether there is such a multiplier."""
+        return bool(self.doing_both)
+
+    def _minus_best(self, one: Chosen, part: str) -> Difference:
+        return Difference.of(one.losses(part), self.by_training.losses(part))
 
     @property
     def validates_strictly(self) -> bool:
@@ -197,8 +220,8 @@ def families(comparisons: Sequence[Comparison]) -> dict[str, dict[str, bool]]:
     Returns
     -------
     dict
-        By family: ``trains_below``, ``validates``, ``validates_strictly``, ``both`` (the first
-        two), ``both_strictly`` (the first and the third), ``tuned_trains_below``,
+        By family: ``trains_below``, ``validates``, ``both`` (these two), ``one_does_both``,
+        ``validates_strictly``, ``both_strictly`` (the first and this), ``tuned_trains_below``,
         ``tuned_validates``, and ``tuned_both`` (these two).
     """
     found: dict[str, dict[str, bool]] = {}

@@ -32,6 +32,7 @@ KINDS = {
     "trains_below": "training loss below",
     "validates": "validation loss of these runs no worse",
     "both": "both",
+    "one_does_both": "both with one of the multipliers",
     "validates_strictly": "validation loss no worse than tuned by it",
     "both_strictly": "first and this",
     "tuned_trains_below": "all tuned by validation loss: training loss below",
@@ -82,7 +83,8 @@ def heldout_markdown(record: CellRecord, plan: HeldOutPlan, rule: UpdateRule, na
         " level; no worse is what is not above. A family has what all its tasks have. All choices, "
         "the rule's multiplier and the baselines' method, schedule and rate, are made on the seeds "
         "that are shown: it favours the baselines, which have more of them. First the rule's "
-        "multiplier is that of the lowest training loss, and baselines are tuned by training loss, "
+        "multiplier is that of the lowest training loss, and baselines are tuned by training loss "
+        "(beside it, whether any one multiplier is below on training and no worse on validation), "
         "then by validation loss; last, both are tuned by validation loss, as in practice.",
         "",
         f"{record.origin} Made by `unstuck reproduce learned --study {study} --rule {name}`.",
@@ -169,8 +171,9 @@ def _comparison(found: Sequence[Comparison]) -> list[str]:
         "Against the baseline with the lowest training loss:",
         "",
         "| family | task | rule | baseline | training: rule | baseline | difference "
-        "| validation: rule | baseline | difference | test: rule | baseline | difference |",
-        "|" + "---|" * 13,
+        "| validation: rule | baseline | difference | test: rule | baseline | difference "
+        "| both with |",
+        "|" + "---|" * 14,
     ]
     for one in found:
         figures = [
@@ -179,7 +182,8 @@ def _comparison(found: Sequence[Comparison]) -> list[str]:
             for text in _pair(one.rule, one.by_training, part, one.difference(part))
         ]
         names = [one.family, one.task, one.rule.name, one.by_training.name]
-        lines.append("| " + " | ".join([*names, *figures]) + " |")
+        both = ", ".join(one.doing_both) or "none"
+        lines.append("| " + " | ".join([*names, *figures, both]) + " |")
     lines += [
         "",
         "The same runs of the rule against the baseline with the lowest validation loss:",

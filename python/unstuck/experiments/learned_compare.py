@@ -157,9 +157,9 @@ class Comparison:
         baselines: Mapping[str, Mapping[str, Any]],
     ) -> Comparison:
         """Choose among the cells of a rule and of baselines, by name."""
-        chosen = [Chosen.of(cells, part) for cells in (rules, baselines) for part in PARTS[:2]]
+        ours, best = ([Chosen.of(x, part) for part in PARTS[:2]] for x in (rules, baselines))
         every = tuple(Chosen(name, cell) for name, cell in rules.items())
-        return cls(task, family, *chosen, every=every)
+        return cls(task, family, ours[0], ours[1], best[0], best[1], every)
 
     def difference(self, part: str, against: str = "by_training", rule: str = "rule") -> Difference:
         """Return the rule's loss on a part of the data minus a baseline's."""

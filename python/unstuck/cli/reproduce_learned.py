@@ -99,21 +99,23 @@ SIZES: dict[str, HeldOutPlan] = {
 
 
 def _heldout(asked: Asked) -> Prepared:
-    return _tasks(dataclasses.replace(SIZES[asked.size], clock=asked.clock), asked.rule)
+    plan = dataclasses.replace(SIZES[asked.size], clock=asked.clock)
+    return _tasks(plan, asked.rule, curves=asked.clock)
 
 
 def _confirmation(asked: Asked) -> Prepared:
     full = asked.size == "full"
     tasks = tuple(CONFIRMATION) if full else ("digits 4 x 32",)
-    return _tasks(dataclasses.replace(SIZES[asked.size], tasks=tasks, clock=False), asked.rule)
+    plan = dataclasses.replace(SIZES[asked.size], tasks=tasks, clock=asked.clock)
+    return _tasks(plan, asked.rule, curves=False)
 
 
-def _tasks(plan: HeldOutPlan, given: str) -> Prepared:
+def _tasks(plan: HeldOutPlan, given: str, curves: bool) -> Prepared:
     rule, name = load(given), Path(given).name
 
     def figures(record: CellRecord) -> dict[str, Figure]:
-        curves = run_curves(record, plan, rule) if plan.clock else {}
-        return {"curves": learned_curves_figure(curves)} if curves else {}
+        found = run_curves(record, plan, rule) if curves else {}
+        return {"curves": learned_curves_figure(found)} if found else {}
 
     return Prepared(
         plan.fixed,

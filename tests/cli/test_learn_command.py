@@ -35,7 +35,7 @@ def test_trains_and_goes_on(run, tmp_path):
     assert "meta-step 3: objective on fixed tasks" in done.output
     assert "3 meta-steps in" in done.output
     folder = tmp_path / "deep/er"
-    assert load(folder / "rule.safetensors").config() == {"hidden": 4, "control": 4}
+    assert load(folder / "rule.safetensors").config() == MLP(hidden=4, control=4).config()
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     first = json.loads((folder / "curve.json").read_text())
     assert first["step"] == [1, 2, 3]

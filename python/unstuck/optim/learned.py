@@ -47,7 +47,7 @@ class Learned(ClosureOptimizer):
         Decoupled, as in ``torch.optim.AdamW``, whose rate would be ``1e-3 * lr``.
     num_steps : int, optional
         Steps of the whole run, for rules that look at the progress, as ``"mlp-v1"`` does: the last
-        steps are then short. None where it is not known.
+        steps, and any beyond, are then short. None where it is not known.
     maximize : bool
         Ascend instead of descend.
     foreach : bool, optional

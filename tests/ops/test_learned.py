@@ -47,6 +47,26 @@ def assert_equal(ours, plain, tolerance):
             torch.testing.assert_close(s[key], t[key], rtol=50 * tolerance, atol=50 * tolerance)
 
 
+@pytest.mark.parametrize("power", [-1.0, 0.5, 2.0, 9.0])
+def test_the_schedule_is_bounded_and_ends(power: float):
+    """Powers are cut at 0 and 2, and steps beyond the last are as long as it."""
+    rule = MLP()
+    with torch.no_grad():
+        rule.control_out.bias[-1] = power
+    lengths = []
+    for fused in (True, False):
+        p = nn.Parameter(torch.zeros(5))
+        optimizer = Learned([p], rule, fused=fused, num_steps=4)
+        lengths.append([])
+        for _ in range(6):
+            before, p.grad = p.detach().clone(), torch.ones(5)
+            optimizer.step()
+            lengths[-1].append(float((before - p.detach())[0]))
+    left = [1.0, 0.75, 0.5, 0.25, 0.25, 0.25]
+    wanted = [1e-3 * rest ** min(max(power, 0.0), 2.0) for rest in left]
+    assert lengths == [pytest.approx(wanted, rel=1e-3)] * 2
+
+
 @pytest.mark.parametrize("hidden", [1, 4, 17, 64])
 @pytest.mark.parametrize("control", [1, 16, 256])
 def test_every_width(hidden: int, control: int):

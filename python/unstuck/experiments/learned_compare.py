@@ -115,6 +115,10 @@ class Chosen:
         values: Sequence[float | None] = self.cell[part]["loss"]
         return values
 
+    def minus(self, other: Chosen, part: str) -> Difference:
+        """Return the difference of losses on a part of the data."""
+        return Difference.of(self.losses(part), other.losses(part))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -163,8 +167,8 @@ class Comparison:
 
     def difference(self, part: str, against: str = "by_training", rule: str = "rule") -> Difference:
         """Return the rule's loss on a part of the data minus a baseline's."""
-        ours, other = getattr(self, rule), getattr(self, against)
-        return Difference.of(ours.losses(part), other.losses(part))
+        ours: Chosen = getattr(self, rule)
+        return ours.minus(getattr(self, against), part)
 
     @property
     def trains_below(self) -> bool:
@@ -182,17 +186,14 @@ class Comparison:
         return [
             one.name
             for one in self.every
-            if self._minus_best(one, "train").verdict == "below"
-            and self._minus_best(one, "validation").verdict != "above"
+            if one.minus(self.by_training, "train").verdict == "below"
+            and one.minus(self.by_training, "validation").verdict != "above"
         ]
 
     @property
     def one_does_both(self) -> bool:
         """Whether there is such a multiplier."""
         return bool(self.doing_both)
-
-    def _minus_best(self, one: Chosen, part: str) -> Difference:
-        return Difference.of(one.losses(part), self.by_training.losses(part))
 
     @property
     def validates_strictly(self) -> bool:

@@ -1,6 +1,9 @@
 // The LSTM rule's step on the CPU, see math/lstm.hpp for the formulas. Coordinates go in panels of
 // kWide: their features and hidden units are the right side of one matrix product with all gates'
-// weights, and everything between loads and stores stays in the first-level cache.
+// weights, and everything between loads and stores stays in the first-level cache. A panel's rows
+// lie far apart, where processors do not look ahead: those of the next panel are asked for.
+//
+// This file is compiled with contraction, and without regard for signed zeros.
 #include "cpu/lstm.hpp"
 
 #include <algorithm>
@@ -13,8 +16,9 @@ namespace unstuck::cpu {
 namespace {
 
 constexpr int64_t kWide = kPanel<float>;
-constexpr int64_t kPiece = 1024;  // coordinates a task: a cell's products are many
-constexpr int64_t kCost = 200;    // a coordinate costs as much as so many of Adam's
+constexpr int64_t kLine = 64 / sizeof(float);  // elements
+constexpr int64_t kPiece = 1024;               // coordinates a task: a cell's products are many
+constexpr int64_t kCost = 200;                 // a coordinate costs as much as so many of Adam's
 constexpr int kMostInputs = lstm::kFeatures + lstm::kMostHidden;
 
 // A panel of coordinates and all that is computed for them.
@@ -27,11 +31,27 @@ struct Panel {
 
 template <class T>
 UNSTUCK_INLINE void take(const void* from, int64_t at, int64_t n, T* to) {
-  std::copy_n(static_cast<const T*>(from) + at, n, to);
+  const T* const p = static_cast<const T*>(from) + at;
+  if (n == kWide) {
+    std::memcpy(to, p, kWide * sizeof(T));
+    return;
+  }
+  std::copy_n(p, n, to);
   std::fill(to + n, to + kWide, T(0));
 }
 UNSTUCK_INLINE void put(const float* from, int64_t n, void* to, int64_t at) {
-  std::copy_n(from, n, static_cast<float*>(to) + at);
+  float* const p = static_cast<float*>(to) + at;
+  if (n == kWide)
+    std::memcpy(p, from, kWide * sizeof(float));
+  else
+    std::copy_n(from, n, p);
+}
+
+// Asks for some rows of the next panel while this one is computed.
+UNSTUCK_INLINE void ask(const void* from, int64_t rows, int64_t stride, int64_t at) {
+  const float* p = static_cast<const float*>(from) + at;
+  for (int64_t j = 0; j < rows; ++j, p += stride)
+    for (int64_t l = 0; l < kWide; l += kLine) __builtin_prefetch(p + l, 1);
 }
 
 UNSTUCK_INLINE void moments_of(Panel& p, const lstm::Coefs& c) {
@@ -118,10 +138,14 @@ void run(const Job& job) {
       take(t.hidden, j * t.numel + at, n, p.in + (inputs + j) * kWide);
       take(t.cell, j * t.numel + at, n, p.cell + j * kWide);
     }
+    const int64_t next = at + kWide;
+    const bool more = next + kWide <= job.offset + job.length;
+    if (more) ask(t.hidden, hidden, t.numel, next);
     entry::lstm_moments(p, *job.coefs);
     entry::lstm_features(p, net.features, *job.coefs);
     multiply({job.weights, inputs + hidden, 1, p.in, kWide, p.gates, kWide, theta + net.bias(),
               4 * hidden, inputs + hidden, false});
+    if (more) ask(t.cell, hidden, t.numel, next);
     entry::lstm_cell(p, hidden, inputs);
     entry::lstm_move(p, net, *job.coefs, theta + net.out());
     put(p.w, n, t.w, at);

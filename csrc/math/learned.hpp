@@ -26,6 +26,7 @@ constexpr int kControlInputs = kTimes + 3 + kTraits + kStats - 1;  // all but th
 constexpr int kMostHidden = 64, kMostControl = 256;
 constexpr double kRate = 1e-3, kEps = 1e-8, kLeastRms = 1e-8, kMostLogScale = 5, kMostPower = 2;
 constexpr double kBeta = 0.9, kSlowBeta = 0.99, kSqBeta = 0.999;
+constexpr double kLongest = 600;  // the highest step count that the tensor network is told
 constexpr double kTrend = 0.9, kSlowTrend = 0.98;  // of running averages of statistics
 
 // What a tensor remembers of earlier steps; all but the first and the last, root mean squares of w
@@ -152,12 +153,13 @@ UNSTUCK_HD double within(double x, double bound) {
   return x > bound ? bound : x < -bound ? -bound : x;
 }
 
-// What the tensor network sees: the count of this step, the progress (`num_steps` 0: unknown), the
+// What the tensor network sees: the count of this step (no higher than meta-training counts, since
+// nothing has taught it what to make of more), the progress (`num_steps` 0: unknown), the
 // tensor's traits and statistics.
 UNSTUCK_HD double control_input(int i, double t, double num_steps, const double* traits,
                                 const double* stats) {
   constexpr double times[kTimes] = {3, 10, 30, 100, 300, 1000, 3000};
-  if (i < kTimes) return bend(t / times[i]);
+  if (i < kTimes) return bend((t < kLongest ? t : kLongest) / times[i]);
   if ((i -= kTimes) < 3) {
     if (num_steps == 0) return 0;
     const double progress = t < num_steps ? t / num_steps : 1;

@@ -67,6 +67,30 @@ def test_the_schedule_is_bounded_and_ends(power: float):
     assert lengths == [pytest.approx(wanted, rel=1e-3)] * 2
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_counts_above_those_of_meta_training_tell_nothing(fused: bool):
+    """A scale that depends on the step count stays as it is at step 600."""
+    told = trained(MLP(), 0.3)
+    with torch.no_grad():
+        told.control_out.weight[:-2] = told.control_out.bias[:-2] = 0
+        told.control_out.weight[-1] = told.control_out.bias[-1] = told.hidden_out.weight[:] = 0
+
+    def length(rule, count):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = Learned([p], rule, fused=fused)
+        p.grad = torch.zeros(3)
+        optimizer.step()
+        optimizer.state[p]["step"].fill_(count - 1)
+        before, p.grad = p.detach().clone(), torch.full((3,), 0.5)
+        optimizer.step()
+        return float((before - p.detach())[0])
+
+    scale = {count: length(told, count) / length(MLP(), count) for count in (60, 600, 601, 50_000)}
+    assert scale[601] == pytest.approx(scale[600], rel=1e-3)
+    assert scale[50_000] == pytest.approx(scale[600], rel=1e-3)
+    assert abs(scale[60] / scale[600] - 1) > 0.03
+
+
 @pytest.mark.parametrize("hidden", [1, 4, 17, 64])
 @pytest.mark.parametrize("control", [1, 16, 256])
 def test_every_width(hidden: int, control: int):

@@ -20,6 +20,7 @@ BETAS = (0.9, 0.99)  # of exp_avg and exp_avg_slow
 SQ_BETA = 0.999  # of exp_avg_sq
 CLIP = 4.0
 TIMES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+LONGEST = 600.0  # the highest step count that the tensor network is told
 TRENDS = (0.9, 0.98)  # decays of the running averages of what a step has seen
 LEAST_RMS = 1e-8
 LOGIT = 5.0  # bound of the log-scale of a tensor
@@ -62,10 +63,11 @@ class MLP(UpdateRule):
     where :math:`\rho` is the share of the run that is left, or 1 where `num_steps` is not known,
     and :math:`\kappa` is kept from 0 to 2.
 
-    :math:`z` holds the step count at seven scales, the progress where `num_steps` is known, size
-    and shape of the tensor, its root mean square, and running averages of what earlier steps have
-    seen: the cosine of gradient and momentum (is the step too long?), and the mean squares of
-    :math:`a`, :math:`x` and :math:`u`. So a step reads every array once.
+    :math:`z` holds the step count at seven scales, 600 at most, since meta-training on short runs
+    teaches nothing of higher ones, the progress where `num_steps` is known, size and shape of the
+    tensor, its root mean square, and running averages of what earlier steps have seen: the cosine
+    of gradient and momentum (is the step too long?), and the mean squares of :math:`a`, :math:`x`
+    and :math:`u`. So a step reads every array once.
 
     The last layers start at zero: an untrained rule is ``torch.optim.Adam(lr=1e-3 * lr)``. The rule
     is odd: with gradients and parameters of the other sign, the steps have the other sign.
@@ -137,7 +139,7 @@ class MLP(UpdateRule):
         kind = functools.reduce(torch.promote_types, (widened(x).dtype for x in stats))
         t = torch.stack([at.t.to(device, kind) for at in tensors])  # [T]
         s = torch.stack([x.to(device, kind) for x in stats])  # [T, STATS]
-        z = [bend(t / time) for time in TIMES]
+        z = [bend(t.clamp(max=LONGEST) / time) for time in TIMES]
         if num_steps is None:
             z += [torch.zeros_like(t)] * 3
         else:

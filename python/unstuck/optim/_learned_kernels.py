@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unstuck.learned import LSTM, MLP, State, UpdateRule
 from unstuck.learned.lstm import FEATURES
@@ -38,6 +40,8 @@ class Weights:
 
     def __init__(self, rule: UpdateRule) -> None:
         self._rule = rule
+        self._parts: list[nn.Module | None] = []
+        self._places: list[tuple[dict[str, Any], str]] = []  # where its parameters stand
         self._thetas: dict[torch.device, Tensor] = {}
         self._seen: list[tuple[int, int]] = []
 
@@ -51,7 +55,14 @@ class Weights:
         return learned.Net(theta, rule.hidden, rule.control)
 
     def _theta(self, device: torch.device) -> Tensor:
-        params = list(self._rule.parameters())
+        parts = list(self._rule._modules.values())
+        if parts != self._parts:  # asked at every step: rule.parameters() takes four times as long
+            everyone = self._rule.modules()
+            self._places = [
+                (module._parameters, key) for module in everyone for key in module._parameters
+            ]
+            self._parts = parts
+        params = [p for home, key in self._places if (p := home[key]) is not None]
         seen = [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in params]
         if seen != self._seen:
             self._thetas, self._seen = {}, seen

@@ -268,6 +268,8 @@ void finish(const LearnedTensor& t, int64_t student, const Sums<double>& sums) {
   t.step[student] += 1;
 }
 
+constexpr int64_t kPiece = 4096;  // elements a task: a small network's are shared evenly, too
+
 // A coordinate costs as much as so many of Adam's, a tensor as so many coordinates.
 constexpr int64_t kCost = 4, kTensorCost = 500;
 
@@ -279,8 +281,9 @@ LearnedWork::LearnedWork(const std::vector<LearnedTensor>& tensors) {
     for (size_t i = 0; i < tensors.size(); ++i) {
       const auto row = uint32_t(uint64_t(k) * tensors.size() + i);
       first.push_back(pieces.size());
-      for (uint32_t c = 0; c < chunks_of(tensors[i].numel); ++c) {
-        const int64_t begin = chunk_begin(c), end = chunk_end(c, tensors[i].numel);
+      const int64_t numel = tensors[i].numel;
+      for (uint32_t c = 0; c < chunks_of(numel, kPiece); ++c) {
+        const int64_t begin = chunk_begin(c, kPiece), end = chunk_end(c, numel, kPiece);
         pieces.push_back({row, begin, end - begin});
       }
     }

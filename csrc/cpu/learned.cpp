@@ -268,7 +268,7 @@ void finish(const LearnedTensor& t, int64_t student, const Sums<double>& sums) {
   t.step[student] += 1;
 }
 
-constexpr int64_t kPiece = 4096;  // elements a task: a small network's are shared evenly, too
+constexpr int64_t kPiece = 8192;  // elements a task: a small network's are shared evenly, too
 
 // A coordinate costs as much as so many of Adam's, a tensor as so many coordinates.
 constexpr int64_t kCost = 4, kTensorCost = 500;

@@ -92,7 +92,29 @@ def test_a_state_of_a_rule_of_another_size_is_refused(small, large, key):
     other.load_state_dict(Learned(params, large(), lr=3.0).state_dict())  # no state: no matter
 
 
-def test_weights_that_change_are_used_at_once():
+def _written(rule):
+    rule.hidden_out.weight.add_(0.3)
+
+
+def _with_other_memory(rule):
+    rule.hidden_out.weight.data = rule.hidden_out.weight.data + 0.3
+
+
+def _replaced(rule):
+    rule.hidden_out.weight = nn.Parameter(rule.hidden_out.weight + 0.3)
+
+
+def _with_another_layer(rule):
+    old, rule.hidden_out = rule.hidden_out, deepcopy(rule.hidden_out)
+    rule.hidden_out.weight.add_(0.3)
+    assert old is not rule.hidden_out
+
+
+CHANGES = [_written, _with_other_memory, _replaced, _with_another_layer]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_weights_that_change_are_used_at_once(change):
     """A rule may be trained on between steps; a plan is not made for one state of it."""
     rule = trained(MLP())
     params, twins = make_params(), make_params()
@@ -102,7 +124,7 @@ def test_weights_that_change_are_used_at_once():
         train(plain, twins, [batch])
         assert_same(params, twins, rtol=1e-5, atol=1e-6)
         with torch.no_grad():
-            rule.hidden_out.weight.add_(0.3)
+            change(rule)
 
 
 def test_a_rate_in_a_tensor_goes_where_the_kernel_runs():

@@ -91,6 +91,18 @@ def command(
     resolution: Annotated[
         float, typer.Option(help="Share of the first loss below which less hardly counts.")
     ] = 1e-3,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            help="Compare students with SGD and Adam, the best of several rates, trained beside "
+            "them: being further below counts little."
+        ),
+    ] = False,
+    leak: Annotated[float, typer.Option(help="How little, a share from 0 to 1.")] = 0.2,
+    margin: Annotated[
+        float,
+        typer.Option(help="How far below in log training loss counts in full, with --baselines."),
+    ] = 0.2,
     sigma: Annotated[
         float, typer.Option(help="Size of the perturbations of evolution strategies.")
     ] = 0.03,
@@ -128,7 +140,13 @@ def command(
     lengths = read_option("--multiplier", multiplier_of, multiplier)
     with ExitStack() as stack:
         try:
-            objective = Objective(scale, late, validation, resolution=resolution)
+            objective = Objective(
+                *(scale, late, validation),
+                resolution=resolution,
+                baselines=baselines,
+                leak=leak,
+                margin=margin,
+            )
             plan = Plan(unrolls, students, truncation, span, told, objective, lengths)
             one = estimator_of(estimator, made, tasks, plan, seed, sigma)
             shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one

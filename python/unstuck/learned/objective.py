@@ -26,6 +26,15 @@ class Objective:
     with f the logarithm or the identity. A loss that is not finite counts as the ceiling c, so that
     a divergence costs something, but does not drown everything else.
 
+    With `baselines`, what the best of some tuned baselines has on the same batches is taken off,
+    and what is then below 0 counts little,
+
+    .. math::
+        \frac{1}{H} \sum_t w_t\, h(\min(f(r_t), c) - \min(f(r^*_t), c) + m), \qquad
+        h(x) = \max(x, \lambda x) ,
+
+    so that a rule learns to be below on training and on validation data, and not how far.
+
     Parameters
     ----------
     scale : str
@@ -39,6 +48,12 @@ class Objective:
         c.
     resolution : float
         epsilon, a share of the first loss above the floor: below it, improvements hardly count.
+    baselines : bool
+        Whether losses are compared with those of :class:`~unstuck.learned.baselines.Baselines`.
+    leak : float
+        lambda, from 0 to 1: what being further below them counts.
+    margin : float
+        m: how far below on training data counts in full. On validation data it is 0.
 
     Raises
     ------
@@ -57,18 +72,25 @@ class Objective:
     validation: float = 0.0
     ceiling: float = 2.0
     resolution: float = 1e-3
+    baselines: bool = False
+    leak: float = 0.2
+    margin: float = 0.2
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
-        if not 0 <= self.validation <= 1:
-            raise ValueError(f"validation must be from 0 to 1, not {self.validation}")
+        for name in ("validation", "leak"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {value}")
         for name in ("ceiling", "resolution"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, not {value}")
-        if not (math.isfinite(self.late) and self.late >= 0):
-            raise ValueError(f"late must be a number from 0 on, not {self.late}")
+        for name in ("late", "margin"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number from 0 on, not {value}")
 
     def weight(self, step: int, horizon: int) -> float:
         """Return the weight of step `step`, from 0 to ``horizon - 1``."""
@@ -82,3 +104,10 @@ class Objective:
         value = ratio.log() if self.scale == "log" else ratio
         good = value.isfinite() & (value < self.ceiling)
         return torch.where(good, value, self.ceiling)
+
+    def compared(
+        self, losses: Tensor, start: Tensor, floor: float, baseline: Tensor, margin: float
+    ) -> Tensor:
+        """Return ``h(score(losses) - score(baseline) + margin)``, the baseline's loss a number."""
+        apart = self.score(losses, start, floor) - self.score(baseline, start, floor) + margin
+        return torch.maximum(apart, self.leak * apart)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unstuck.learned import _file
+from unstuck.learned.baselines import Baselines
 from unstuck.learned.estimators import Estimator
 from unstuck.learned.rule import UpdateRule
 from unstuck.learned.task import seed_of
@@ -117,6 +118,7 @@ class MetaTraining:
         self.estimator, self.steps, self.lr, self.clip = estimator, steps, lr, clip
         self.judge_every, self.judges = judge_every, judges
         self.rows: list[Row] = []
+        self._baselines: dict[int, Baselines | None] = {}  # of each task that is judged on
         self._theta = estimator.layout.read().requires_grad_()
         self._adam = torch.optim.Adam([self._theta], lr=lr)
         self._folder = None if folder is None else Path(folder)
@@ -205,7 +207,12 @@ class MetaTraining:
         thetas, total = self._theta.detach().repeat(2, 1), 0.0
         for number in range(self.judges):
             key = seed_of(estimator.seed, "judge", number)
-            unroll = Unroll(estimator.rule, estimator.family, plan, key, pairs=False)
+            unroll = Unroll(
+                *(estimator.rule, estimator.family, plan, key),
+                pairs=False,
+                baselines=self._baselines.get(number),
+            )
+            self._baselines[number] = unroll.baselines
             total += float(unroll.run(thetas, longest).mean())
         return total / self.judges
 

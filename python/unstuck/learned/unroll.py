@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unstuck.learned.baselines import Baselines, Beside
 from unstuck.learned.objective import Objective
 from unstuck.learned.rule import State, UpdateRule
 from unstuck.learned.students import Students, advance, begin_state
@@ -85,6 +86,8 @@ class Unroll:
         Seed of everything that is drawn: task, horizon, initial parameters, batches.
     pairs : bool
         Whether students 2k and 2k + 1 begin at the same parameters.
+    baselines : Baselines, optional
+        Those of an earlier unroll of the same plan and key, which need not train again.
 
     Attributes
     ----------
@@ -94,10 +97,19 @@ class Unroll:
         Steps until it is done.
     points : Tensor
         The students' parameters [K, P].
+    baselines : Baselines or None
+        Who the students are compared with, where the objective says so.
     """
 
     def __init__(
-        self, rule: UpdateRule, family: Family, plan: Plan, key: int, *, pairs: bool
+        self,
+        rule: UpdateRule,
+        family: Family,
+        plan: Plan,
+        key: int,
+        *,
+        pairs: bool,
+        baselines: Baselines | None = None,
     ) -> None:
         self._rule, self._objective, self.key = rule, plan.objective, key
         self._truncation = plan.truncation
@@ -116,6 +128,12 @@ class Unroll:
         self.step = 0
         firsts = (self._training(0), self._validation(0))
         self._start = [self.students.losses(self.points, batch) for batch in firsts]
+        self.baselines = baselines
+        if baselines is None and plan.objective.baselines:
+            batches = self._training, self._validation
+            self.baselines = Baselines(
+                self.task, seed_of("student", key, 0), self.horizon, *batches
+            )
 
     @property
     def done(self) -> bool:
@@ -187,6 +205,7 @@ class Unroll:
         """
         students, weight, share = self.students, self._objective.weight, self._objective.validation
         total = sum(weight(step, self.horizon) for step in range(*span))
+        beside = None if self.baselines is None else self.baselines.over(*span)
         score = torch.zeros(len(points))
         own = theta.ndim == 2
         if own:
@@ -199,7 +218,7 @@ class Unroll:
                 losses, gradients = students.value_and_gradient(points, batch)
                 losses = _along(losses, gradients, points)
             part = (1 - share) * weight(step, self.horizon) / total
-            score = score + part * self._score(losses, self._start[0])
+            score = score + part * self._score(losses, beside, step - span[0])
             if own:
                 step_students_(
                     *(self._rule, theta, points, gradients, state, students.shapes),
@@ -218,11 +237,17 @@ class Unroll:
                 losses = _along(*students.value_and_gradient(points, batch), points)
             else:
                 losses = students.losses(points, batch)
-            score = score + share * self._score(losses, self._start[1])
+            score = score + share * self._score(losses, beside)
         return score, points, state
 
-    def _score(self, losses: Tensor, start: Tensor) -> Tensor:
-        return self._objective.score(losses, start, self.task.floor)
+    def _score(self, losses: Tensor, beside: Beside | None, step: int | None = None) -> Tensor:
+        """Return the scores of training losses of a step of the truncation, or of validation."""
+        judge, start, floor = self._objective, self._start[step is None], self.task.floor
+        if beside is None:
+            return judge.score(losses, start, floor)
+        if step is None:
+            return judge.compared(losses, start, floor, beside.validation, 0.0)
+        return judge.compared(losses, start, floor, beside.training[step], judge.margin)
 
     def _training(self, step: int) -> Batch:
         return self.task.batch(seed_of("batch", self.key, step))

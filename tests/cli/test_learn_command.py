@@ -73,6 +73,27 @@ def test_processes_change_nothing(run, tmp_path):
     assert one["judged"] == two["judged"]
 
 
+def test_compares_with_baselines(run, tmp_path):
+    small = ["--family", "digits", *SMALL[2:], "--steps", "1"]
+    for name, more in (
+        ("alone", ()),
+        ("whole", ("--baselines", "1")),
+        ("bent", ("--baselines", "0.1", "--margin", "0.3")),
+    ):
+        done = run(*small, *more, "--out", name)
+        assert done.exit_code == 0, done.output
+    curves = {
+        name: json.loads((tmp_path / name / "curve.json").read_text())
+        for name in ("alone", "whole", "bent")
+    }
+    assert curves["bent"]["options"]["objective"]["baselines"] == 0.1
+    assert curves["bent"]["options"]["objective"]["margin"] == 0.3
+    # an untrained rule makes short steps: baselines are far below, so nothing is bent
+    score, whole, bent = (curve["score"][0] for curve in curves.values())
+    assert whole > score + 0.05
+    assert whole < bent <= whole + 0.3 + 1e-6
+
+
 def test_no_time_is_no_step(run, tmp_path):
     done = run(*SMALL, "--minutes", "0")
     assert done.exit_code == 0, done.output
@@ -99,6 +120,8 @@ def test_no_time_is_no_step(run, tmp_path):
         (["--workers", "9"], "from 1 to the 8 unrolls of the plan, not 9"),
         (["--sigma", "0"], "sigma must be a positive number, not 0.0"),
         (["--lr", "-1"], "lr must be a positive number, not -1.0"),
+        (["--baselines", "2"], "baselines must be from 0 to 1, not 2.0"),
+        (["--margin", "0.3"], "margin=0.3 is a distance to baselines"),
         (["--validation", "2"], "validation must be from 0 to 1, not 2.0"),
         (["--scale", "lgo"], "scale must be one of log, linear, not 'lgo'"),
     ],

@@ -65,7 +65,7 @@ def test_one_that_diverges_is_not_the_best():
 
 
 def test_scores_are_compared_with_a_leak_and_a_margin():
-    judge = Objective(resolution=1e-9, baselines=True, leak=0.25, margin=0.5)
+    judge = Objective(resolution=1e-9, baselines=0.25, margin=0.5)
     losses, start = torch.tensor([2.0, 0.5, float("nan")]), torch.full((3,), 4.0)
     got = judge.compared(losses, start, 0.0, torch.tensor(1.0), 0.0)
     two = torch.tensor(2.0).log()
@@ -85,14 +85,8 @@ def test_without_a_leak_an_unroll_has_its_score_less_that_of_the_best(own, margi
     theta = MetaParameters(rule).read()
     theta = theta.repeat(4, 1) if own else theta
     plans = [
-        Plan(
-            1,
-            4,
-            7,
-            (14, 14),
-            objective=Objective("log", late, share, baselines=b, leak=1.0, margin=m),
-        )
-        for b, m in ((False, 0.0), (True, margin))
+        Plan(1, 4, 7, (14, 14), objective=Objective("log", late, share, **compared))
+        for compared in ({}, {"baselines": 1.0, "margin": margin})
     ]
     plain, other = (Unroll(rule, FAMILIES["digits"], plan, 5, pairs=True) for plan in plans)
     judge = plans[0].objective

@@ -136,7 +136,7 @@ TINY = {
 
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("baselines", [False, True])
+@pytest.mark.parametrize("baselines", [None, 0.2])
 def test_goes_on_bit_for_bit(baselines, name, family, rule):
     plan = Plan(
         unrolls=2,
@@ -260,7 +260,8 @@ def test_scores_do_not_depend_on_scale_and_offset():
     [
         (lambda: Objective("lgo"), "scale must be one of log, linear, not 'lgo'"),
         (lambda: Objective(validation=1.5), "validation must be from 0 to 1, not 1.5"),
-        (lambda: Objective(leak=1.5), "leak must be from 0 to 1, not 1.5"),
+        (lambda: Objective(baselines=1.5), "baselines must be from 0 to 1, not 1.5"),
+        (lambda: Objective(margin=0.3), "margin=0.3 is a distance to baselines: give baselines="),
         (lambda: Objective(margin=-1.0), "margin must be a number from 0 on, not -1.0"),
         (lambda: Objective(ceiling=0.0), "ceiling must be a positive number, not 0.0"),
         (lambda: Objective(late=-1.0), "late must be a number from 0 on, not -1.0"),

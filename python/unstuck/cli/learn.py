@@ -92,17 +92,17 @@ def command(
         float, typer.Option(help="Share of the first loss below which less hardly counts.")
     ] = 1e-3,
     baselines: Annotated[
-        bool,
+        float | None,
         typer.Option(
-            help="Compare students with SGD and Adam, the best of several rates, trained beside "
-            "them: being further below counts little."
+            help="Compare students with SGD and Adam, the best of several rates, that train beside "
+            "them; being below counts so much, from 0 to 1, where being above counts 1. "
+            "[default: compare with none]"
         ),
-    ] = False,
-    leak: Annotated[float, typer.Option(help="How little, a share from 0 to 1.")] = 0.2,
+    ] = None,
     margin: Annotated[
         float,
-        typer.Option(help="How far below in log training loss counts in full, with --baselines."),
-    ] = 0.2,
+        typer.Option(help="With --baselines: how far below, in log training loss, counts 1, too."),
+    ] = 0.0,
     sigma: Annotated[
         float, typer.Option(help="Size of the perturbations of evolution strategies.")
     ] = 0.03,
@@ -144,7 +144,6 @@ def command(
                 *(scale, late, validation),
                 resolution=resolution,
                 baselines=baselines,
-                leak=leak,
                 margin=margin,
             )
             plan = Plan(unrolls, students, truncation, span, told, objective, lengths)

@@ -26,8 +26,8 @@ class Objective:
     with f the logarithm or the identity. A loss that is not finite counts as the ceiling c, so that
     a divergence costs something, but does not drown everything else.
 
-    With `baselines`, what the best of some tuned baselines has on the same batches is taken off,
-    and what is then below 0 counts little,
+    With `baselines` :math:`= \lambda`, what the best of some tuned baselines has on the same
+    batches is taken off, and what is then below 0 counts little,
 
     .. math::
         \frac{1}{H} \sum_t w_t\, h(\min(f(r_t), c) - \min(f(r^*_t), c) + m), \qquad
@@ -48,12 +48,12 @@ class Objective:
         c.
     resolution : float
         epsilon, a share of the first loss above the floor: below it, improvements hardly count.
-    baselines : bool
-        Whether losses are compared with those of :class:`~unstuck.learned.baselines.Baselines`.
-    leak : float
-        lambda, from 0 to 1: what being further below them counts.
+    baselines : float, optional
+        lambda, from 0 to 1: what being below :class:`~unstuck.learned.baselines.Baselines` counts,
+        where being above counts 1. By default losses are compared with none.
     margin : float
-        m: how far below on training data counts in full. On validation data it is 0.
+        m: how far below them, on training data, counts like being above. On validation data it
+        is 0.
 
     Raises
     ------
@@ -72,16 +72,15 @@ class Objective:
     validation: float = 0.0
     ceiling: float = 2.0
     resolution: float = 1e-3
-    baselines: bool = False
-    leak: float = 0.2
-    margin: float = 0.2
+    baselines: float | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
-        for name in ("validation", "leak"):
+        for name in ("validation", "baselines"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {value}")
         for name in ("ceiling", "resolution"):
             value = getattr(self, name)
@@ -91,6 +90,8 @@ class Objective:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number from 0 on, not {value}")
+        if self.margin and self.baselines is None:
+            raise ValueError(f"margin={self.margin} is a distance to baselines: give baselines=")
 
     def weight(self, step: int, horizon: int) -> float:
         """Return the weight of step `step`, from 0 to ``horizon - 1``."""
@@ -109,5 +110,6 @@ class Objective:
         self, losses: Tensor, start: Tensor, floor: float, baseline: Tensor, margin: float
     ) -> Tensor:
         """Return ``h(score(losses) - score(baseline) + margin)``, the baseline's loss a number."""
+        leak = 1.0 if self.baselines is None else self.baselines
         apart = self.score(losses, start, floor) - self.score(baseline, start, floor) + margin
-        return torch.maximum(apart, self.leak * apart)
+        return torch.maximum(apart, leak * apart)

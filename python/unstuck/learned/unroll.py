@@ -129,7 +129,7 @@ class Unroll:
         firsts = (self._training(0), self._validation(0))
         self._start = [self.students.losses(self.points, batch) for batch in firsts]
         self.baselines = baselines
-        if baselines is None and plan.objective.baselines:
+        if baselines is None and plan.objective.baselines is not None:
             batches = self._training, self._validation
             self.baselines = Baselines(
                 self.task, seed_of("student", key, 0), self.horizon, *batches

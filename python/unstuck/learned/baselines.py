@@ -117,5 +117,5 @@ class Baselines:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * share
                 optimizer.step()
-        self._step = max(self._step, end)
+        self._step = end
         return torch.stack(out) if out else torch.empty(0, len(self._rows))

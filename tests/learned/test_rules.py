@@ -16,12 +16,14 @@ from unstuck.learned import (
     Preconditioner,
     Transformer,
     UpdateRule,
+    WhitenedMLP,
 )
 
 SHAPES = ((4, 3), (5,), (), (2, 3, 2))
 MAKERS = {
     "mlp": MLP,
     "mlp-wide": lambda: MLP(hidden=9, control=5),
+    "whitened-mlp": lambda: WhitenedMLP(power=0.25),
     "feature-mlp": FeatureMLP,
     "feature-mlp-long": lambda: FeatureMLP(
         6, 1, momenta=(0.1, 0.5, 0.99, 0.999, 0.9999), factored=(0, 0.5, 0.8, 0.9, 0.99, 0.999)
@@ -235,10 +237,13 @@ def test_tensors_of_no_and_of_one_element(name: str):
     assert all(torch.isfinite(x).all() for x in (*params, *everything(state)))
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "preconditioner"])
+TOGETHER = ("preconditioner", "whitened-mlp")
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in TOGETHER])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_coordinate_that_is_not_finite_keeps_to_itself(name: str, value: float):
-    """The preconditioner, whose coordinates look at each other, is not of this kind."""
+    """Rules whose coordinates look at each other are not of this kind."""
     rule, shapes = make(name), [(4, 3), (5,)]
     steps = gradients(3, shapes=shapes)
     steps[1][0][2, 1] = steps[1][1][3] = value

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unstuck.learned import LSTM, MLP
+from unstuck.learned import LSTM, MLP, WhitenedMLP
 from unstuck.learned.mlp import shape_inputs
 from unstuck.learned.together import step_students_
 from unstuck.ops import learned
@@ -147,9 +147,9 @@ def test_infinite_gradients_do_not_pass_for_steps(value: float):
         assert not p[3].isfinite()
 
 
-def students(count: int, seed: int = 0):
+def students(count: int, seed: int = 0, make=MLP):
     torch.manual_seed(seed)
-    rule = trained(MLP())
+    rule = trained(make())
     shapes = [torch.Size(s) for s in ((9, 5), (9,), (), (2, 9))]
     generator = torch.Generator().manual_seed(seed)
     theta = torch.nn.utils.parameters_to_vector(rule.parameters()).detach()
@@ -160,11 +160,12 @@ def students(count: int, seed: int = 0):
     return rule, shapes, thetas, points, torch.vmap(rule.init_state)(parts)
 
 
+@pytest.mark.parametrize("make", [MLP, WhitenedMLP])
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_students_go_together_as_alone(count: int, monkeypatch, threads):
+def test_students_go_together_as_alone(make, count: int, monkeypatch, threads):
     runs = []
     for native in (True, False):
-        rule, shapes, thetas, points, state = students(count)
+        rule, shapes, thetas, points, state = students(count, make=make)
         with monkeypatch.context() as patch:
             if not native:
                 patch.setattr(learned, "native_ready", lambda _: False)

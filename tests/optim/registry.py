@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unstuck.learned import MLP, UpdateRule
+from unstuck.learned import MLP, UpdateRule, WhitenedMLP
 from unstuck.optim import (
     ALME,
     Alternating,
@@ -219,6 +219,7 @@ def trained(rule: UpdateRule, seed: int = 0) -> UpdateRule:
 
 torch.manual_seed(0)
 MLP_RULE = trained(MLP())
+WHITENED_RULE = trained(WhitenedMLP())
 
 LEARNED = OptimizerInfo(
     cls=Learned,
@@ -235,6 +236,13 @@ LEARNED = OptimizerInfo(
         Variant(
             "mlp-maximize",
             {"rule": MLP_RULE, "maximize": True, "lr": 9.0},
+            sharded=False,
+            still=False,
+        ),
+        Variant(
+            "whitened",
+            {"rule": WHITENED_RULE, "lr": 10.0, "num_steps": 20},
+            amp=False,
             sharded=False,
             still=False,
         ),
@@ -257,6 +265,11 @@ LEARNED = OptimizerInfo(
         ({"foreach": True}, ValueError, "one native step for all tensors: leave foreach unset"),
         ({"differentiable": True, "fused": True}, ValueError, "leave fused unset"),
         ({"capturable": True}, ValueError, "capturable=True, but a parameter is on the CPU"),
+        (
+            {"capturable": True, "rule": WHITENED_RULE},
+            ValueError,
+            "WhitenedMLP decides on the host when to renew its roots",
+        ),
     ),
     bad_groups=(
         ({"lr": -1.0}, ValueError, r"lr: -1\.0; it must be"),

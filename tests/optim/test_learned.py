@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from unstuck.learned import LSTM, MLP, FeatureMLP, Preconditioner, Transformer
+from unstuck.learned import LSTM, MLP, FeatureMLP, Preconditioner, Transformer, WhitenedMLP
 from unstuck.optim import Learned
 from unstuck.optim._learned_step import settings
 
@@ -37,6 +37,7 @@ def test_an_untrained_rule_is_adamw_under_a_schedule(fused, dtype):
 
 
 RULES = [
+    WhitenedMLP,
     FeatureMLP,
     lambda: LSTM("rich", hidden=5),
     lambda: Transformer(width=4, history=2),

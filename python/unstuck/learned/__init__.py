@@ -15,6 +15,7 @@ from unstuck.learned.task import Family, Mixture, Scaled, Task
 from unstuck.learned.training import MetaTraining, Row
 from unstuck.learned.transformer import Transformer
 from unstuck.learned.unroll import Plan
+from unstuck.learned.whitened_mlp import WhitenedMLP
 from unstuck.learned.workers import Workers
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "TensorStep",
     "Transformer",
     "UpdateRule",
+    "WhitenedMLP",
     "Workers",
     "load",
     "pretrained",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class MLP(UpdateRule):
 
     name = "mlp"
     like = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
-    beside = ("stats",)
+    beside: ClassVar[tuple[str, ...]] = ("stats",)
 
     def __init__(
         self, hidden: int = 4, control: int = 16, scale: float = 1.0, fade: float = 0.0

@@ -14,11 +14,12 @@ from unstuck.learned.mlp import MLP
 from unstuck.learned.preconditioner import Preconditioner
 from unstuck.learned.rule import UpdateRule
 from unstuck.learned.transformer import Transformer
+from unstuck.learned.whitened_mlp import WhitenedMLP
 
 __all__ = ["DEFAULT", "RULES", "load", "pretrained"]
 
 RULES: dict[str, type[UpdateRule]] = {
-    rule.name: rule for rule in (MLP, FeatureMLP, LSTM, Transformer, Preconditioner)
+    rule.name: rule for rule in (MLP, WhitenedMLP, FeatureMLP, LSTM, Transformer, Preconditioner)
 }
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from unstuck.learned.mlp import MLP, shape_inputs
 from unstuck.learned.rule import State, UpdateRule
+from unstuck.learned.whitened_mlp import WhitenedMLP
 from unstuck.ops import learned
 
 __all__ = ["step_students_"]
@@ -66,12 +67,15 @@ def step_students_(
     sizes = [shape.numel() for shape in shapes]
     tensors = [points, gradients, thetas, *(x for column in state.values() for x in column)]
     native = (
-        type(rule) is MLP
+        type(rule) in (MLP, WhitenedMLP)
         and learned.native_ready(points.device)
         and all(x.dtype == torch.float32 and x.is_contiguous() for x in tensors)
     )
     if native:
         assert isinstance(rule, MLP)
+        if isinstance(rule, WhitenedMLP):
+            parts = rule.whiten_(_split(gradients, sizes, shapes), state, shapes)
+            gradients = torch.cat([x.reshape(len(points), -1) for x in parts], 1)
         learned.students_step(
             points.detach(),
             gradients.detach(),
@@ -89,18 +93,22 @@ def step_students_(
             rule, _named(rule, theta), (p, g, s), dict(lr=lr, num_steps=num_steps)
         )
 
-    def split(x: Tensor) -> list[Tensor]:
-        parts = torch.split(x, sizes, -1)
-        return [part.reshape(len(x), *shape) for part, shape in zip(parts, shapes, strict=True)]
-
     with torch.no_grad():
-        moved, after = torch.vmap(one)(thetas, split(points), split(gradients), state)
+        moved, after = torch.vmap(one)(
+            thetas, _split(points, sizes, shapes), _split(gradients, sizes, shapes), state
+        )
         points.copy_(
             torch.cat([x.reshape(points.shape[0], n) for x, n in zip(moved, sizes, strict=True)], 1)
         )
         for key, column in after.items():
             for x, y in zip(state[key], column, strict=True):
                 x.copy_(y)
+
+
+def _split(x: Tensor, sizes: list[int], shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Return vectors [K, P] as tensors [K, *shape]."""
+    parts = torch.split(x, sizes, -1)
+    return [part.reshape(len(x), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _named(rule: UpdateRule, theta: Tensor) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ def check_memory(rule: UpdateRule, loaded: dict[str, Any]) -> None:
         for p in group["params"]:
             state = loaded["state"].get(p, {})
             given = [key for key in rule.beside if isinstance(state.get(key), Tensor)]
-            if not given:
+            alike = [x for key in rule.like if isinstance(x := state.get(key), Tensor)]
+            if not given or any(x.shape != p.shape for x in alike):  # which a step will name
                 continue
             fits = rule.memory(layout.local(p).detach().to("meta"))
             for key in given:

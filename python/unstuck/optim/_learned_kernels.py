@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unstuck.learned import LSTM, MLP, State, UpdateRule
+from unstuck.learned import LSTM, MLP, State, UpdateRule, WhitenedMLP
 from unstuck.learned.lstm import FEATURES
 from unstuck.learned.mlp import shape_inputs
 from unstuck.ops import learned
+from unstuck.optim import _layout as layout
 
 
 def has_kernel(rule: UpdateRule) -> bool:
     """Whether there is a native step for this rule."""
-    return type(rule) in (MLP, LSTM)
+    return type(rule) in (MLP, WhitenedMLP, LSTM)
 
 
 def ready(rule: UpdateRule, params: list[Tensor]) -> bool:
@@ -23,7 +24,9 @@ def ready(rule: UpdateRule, params: list[Tensor]) -> bool:
     if not has_kernel(rule) or not learned.native_ready(params[0].device):
         return False
     # Hidden units lie one vector of coordinates after another, which strides would tear apart.
-    return type(rule) is MLP or all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
+    return isinstance(rule, MLP) or all(
+        p.dtype == torch.float32 and p.is_contiguous() for p in params
+    )
 
 
 def plan(
@@ -33,6 +36,19 @@ def plan(
     if isinstance(rule, LSTM):
         return learned.lstm_plan_for(device, params, state, groups, rule.hidden)
     return learned.plan_for(device, params, state, groups, [shape_inputs(p.shape) for p in params])
+
+
+def gradients(
+    rule: UpdateRule, params: list[Tensor], grads: list[Tensor], state: State
+) -> list[Tensor]:
+    """Return what the native step takes as gradients, each laid out as its parameter.
+
+    A rule that whitens does that here, and writes what its state keeps of them.
+    """
+    if not isinstance(rule, WhitenedMLP):
+        return grads
+    found = rule.whiten_(grads, state, [p.shape for p in params])
+    return [layout.like(g, p) for g, p in zip(found, params, strict=True)]
 
 
 class Weights:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unstuck.learned import State, UpdateRule
+from unstuck.learned import State, UpdateRule, WhitenedMLP
 from unstuck.ops import _native, learned
 from unstuck.optim import _layout as layout
 from unstuck.optim import _learned_kernels as kernels
@@ -41,10 +41,26 @@ def step(optimizer: Learned) -> None:
     else:
         groups = [settings(group, kept.device) for group in optimizer.param_groups]
         net = optimizer._weights.on(kept.device)
+        if isinstance(optimizer.rule, WhitenedMLP):
+            _whiten(optimizer, kept)
         scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
         learned.run(kept.plan, kept.device, groups, net, scale, inf)
         plans.hold(optimizer, kept.device, kept.plan, net)
         torch.autograd.graph.increment_version(kept.params)
+
+
+def _whiten(optimizer: Learned, kept: plans.Kept) -> None:
+    """Have a kept plan step by whitened gradients."""
+    rule, params = optimizer.rule, kept.params
+    if kept.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{type(rule).__name__} cannot be captured: when it renews its roots is decided on the "
+            "host; capture a rule that does not whiten, such as 'mlp-v1'"
+        )
+    columns = (*WhitenedMLP.beside, "step")
+    state = {key: [optimizer.state[p][key] for p in params] for key in columns}
+    grads = [p.grad for p in params if p.grad is not None]
+    kept.plan.set_gradients(kernels.gradients(rule, params, grads, state))
 
 
 def settings(group: dict[str, Any], device: torch.device) -> learned.Group:
@@ -117,7 +133,7 @@ def _step_slowly(
                 state[key].append(kept[key])
         if native and kernels.ready(rule, params):
             plan = kernels.plan(rule, device, params, state, [0] * len(params))
-            plan.set_gradients(grads)
+            plan.set_gradients(kernels.gradients(rule, params, grads, state))
             net = optimizer._weights.on(device)
             scale = layout.scalar_on(grad_scale, device)
             learned.run(plan, device, [settings(group, device)], net, scale, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unstuck.learned import DEFAULT, UpdateRule, load
+from unstuck.learned import DEFAULT, UpdateRule, WhitenedMLP, load
 from unstuck.optim import _learned_groups as groups
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _learned_step as steps
@@ -110,6 +110,11 @@ class Learned(ClosureOptimizer):
                 f"fused=True, but there is no native step for {type(self.rule).__name__} with "
                 f"{self.rule.config()}: leave fused unset"
             )
+        if capturable and isinstance(self.rule, WhitenedMLP):
+            raise ValueError(
+                f"capturable=True, but {type(self.rule).__name__} decides on the host when to "
+                "renew its roots: use a rule that does not whiten, such as 'mlp-v1'"
+            )
         self._plan: plans.Kept | None = None
         self._weights = kernels.Weights(self.rule)
         defaults = dict(
@@ -123,7 +128,7 @@ class Learned(ClosureOptimizer):
             differentiable=differentiable,
         )
         super().__init__(params, defaults)
-        self._step_supports_amp_scaling = True
+        self._step_supports_amp_scaling = not isinstance(self.rule, WhitenedMLP)
 
     @classmethod
     def from_pretrained(
@@ -176,7 +181,7 @@ class Learned(ClosureOptimizer):
         self._plan = None
         self._weights = kernels.Weights(rule)
         super().__setstate__(state)
-        self._step_supports_amp_scaling = True
+        self._step_supports_amp_scaling = not isinstance(self.rule, WhitenedMLP)
 
     def _step(self) -> None:
         steps.step(self)

@@ -4,12 +4,22 @@ import math
 import re
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from unstuck.cli import build_app
 from unstuck.cli.learn import Live, summary
-from unstuck.learned import FAMILIES, MLP, Evolution, MetaTraining, Plan, Row, load
+from unstuck.learned import (
+    FAMILIES,
+    MLP,
+    Evolution,
+    MetaTraining,
+    Plan,
+    Row,
+    WhitenedMLP,
+    load,
+)
 
 SMALL = ["--family", "quadratics", "--unrolls", "2", "--students", "4", "--horizon", "10,20"]
 
@@ -52,6 +62,15 @@ def test_stops_by_time(run, tmp_path, estimator):
     curve = json.loads((tmp_path / "learned/curve.json").read_text())
     assert curve["step"][-1] >= 1
     assert curve["options"]["estimator"] == estimator
+
+
+def test_begins_with_the_weights_of_another_class(run, tmp_path):
+    done = run(*SMALL, "--minutes", "0", "--rule", "whitened-mlp:weights=mlp-v1:power=0.2")
+    assert done.exit_code == 0, done.output
+    rule, other = load(tmp_path / "learned/rule.safetensors"), load("mlp-v1")
+    assert rule.config() == WhitenedMLP(**other.config(), power=0.2).config()
+    for key, value in other.state_dict().items():
+        assert torch.equal(rule.state_dict()[key], value)
 
 
 def test_begins_with_a_trained_rule(run, tmp_path):
@@ -110,6 +129,9 @@ def test_no_time_is_no_step(run, tmp_path):
         (["--rule", "mlp:hiden=3"], "unexpected keyword argument 'hiden'"),
         (["--rule", "mlp:hidden=0"], "hidden: 0"),
         (["--rule", "none.safetensors"], "there is no file none.safetensors"),
+        (["--rule", "mlp:weights=none.safetensors"], "there is no file none.safetensors"),
+        (["--rule", "mlp:weights=mlp-v1:hidden=5"], "size mismatch for hidden_in.weight"),
+        (["--rule", "lstm:weights=mlp-v1"], "unexpected keyword argument 'control'"),
         (["--resolution", "0"], "resolution must be a positive number, not 0.0"),
         (["--estimator", "es"], "unknown estimator 'es': known are backprop, evolution"),
         (["--horizon", "20"], "'20' is not two numbers of steps"),

@@ -23,7 +23,7 @@ SHAPES = ((4, 3), (5,), (), (2, 3, 2))
 MAKERS = {
     "mlp": MLP,
     "mlp-wide": lambda: MLP(hidden=9, control=5),
-    "whitened-mlp": lambda: WhitenedMLP(power=0.25),
+    "whitened-mlp": WhitenedMLP,
     "feature-mlp": FeatureMLP,
     "feature-mlp-long": lambda: FeatureMLP(
         6, 1, momenta=(0.1, 0.5, 0.99, 0.999, 0.9999), factored=(0, 0.5, 0.8, 0.9, 0.99, 0.999)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unstuck.learned import MLP, WhitenedMLP
-from unstuck.learned._whitening import LARGEST, whiten_, whitened
+from unstuck.learned._whitening import LARGEST, entries, whiten_, whitened
 
 DAMPING = 1e-5
 Memory = dict[str, Tensor]
@@ -30,7 +30,7 @@ def counted(g: Tensor, memory: Memory, t: int, power: float) -> tuple[Tensor, Me
     """As a native step has it."""
     state = {key: [x.clone()] for key, x in memory.items()}
     state["step"] = [torch.tensor(float(t - 1))]
-    (out,) = whiten_([g], state, power, [g.shape])
+    (out,) = whiten_([g], entries(state, [g.shape]), power)
     return out, {key: state[key][0] for key in memory}
 
 
@@ -116,9 +116,9 @@ def test_students_are_whitened_as_each_alone():
     alone = [rule.init_state([torch.zeros(shape)]) for _ in range(count)]
     for t in range(14):
         g = draw(count, *shape, seed=t, dtype=torch.float32)
-        (out,) = rule.whiten_([g], state, [shape])
+        (out,) = whiten_([g], entries(state, [shape]), 0.25)
         for k in range(count):
-            (one,) = rule.whiten_([g[k]], alone[k], [shape])
+            (one,) = whiten_([g[k]], entries(alone[k], [shape]), 0.25)
             torch.testing.assert_close(out[k], one, rtol=1e-4, atol=1e-5)
             alone[k]["step"][0].add_(1)
         state["step"][0].add_(1)

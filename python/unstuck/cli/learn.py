@@ -49,8 +49,8 @@ def command(
     rule: Annotated[
         str,
         typer.Option(
-            help="Settings after colons, as in mlp:hidden=16, or a .safetensors file to begin "
-            f"with. Known: {', '.join(RULES)}."
+            help="Settings after colons, as in mlp:hidden=16 or whitened-mlp:weights=mlp-v1, or a "
+            f".safetensors file to begin with. Known: {', '.join(RULES)}."
         ),
     ] = "mlp",
     minutes: Annotated[
@@ -169,16 +169,17 @@ def command(
 def rule_of(text: str, seed: int) -> UpdateRule:
     """Make a rule from its name and settings, such as ``mlp:hidden=16``, or read a file.
 
+    The setting ``weights=`` names a rule that comes with the package, or a file: settings that are
+    not given, and weights, are then those of that rule.
+
     Raises
     ------
     ValueError
-        For an unknown name, settings that the rule does not take, or a file that is none.
+        For an unknown name, settings that the rule does not take, a file that is none, or weights
+        that do not fit.
     """
-    if text.endswith(".safetensors"):
-        try:
-            return load(text)
-        except FileNotFoundError:
-            raise ValueError(f"there is no file {text}") from None
+    if text.endswith(".safetensors") and "=" not in text:
+        return _loaded(text)
     name, *pairs = text.strip().split(":")
     kind, settings = lookup(RULES, name, "rule"), {}
     for pair in pairs:
@@ -189,12 +190,24 @@ def rule_of(text: str, seed: int) -> UpdateRule:
             settings[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             settings[key] = value
+    weights = settings.pop("weights", None)
+    other = None if weights is None else _loaded(str(weights))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            return kind(**settings)
-        except TypeError as error:
+            made = kind(**({} if other is None else other.config()) | settings)
+            if other is not None:
+                made.load_state_dict(other.state_dict())
+        except (TypeError, RuntimeError) as error:
             raise ValueError(f"{text!r}: {error}") from error
+    return made
+
+
+def _loaded(name_or_path: str) -> UpdateRule:
+    try:
+        return load(name_or_path)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {name_or_path}") from None
 
 
 def horizon_of(text: str) -> tuple[int, int]:

@@ -87,44 +87,57 @@ def whitened(
         if memory[side].numel():
             mean, before = widened(memory[side]), widened(memory[root])
             seen = _merged(mean, _turned(flat, side).detach(), now.weight)
-            mean = torch.where(now.look, seen, mean)
-            by = torch.where(now.renew, _inverse_root(mean, power), before)
-            kept[side], kept[root] = mean, by
+            mean = torch.where(now.look, seen, mean).to(memory[side].dtype)
+            by = torch.where(now.renew, _inverse_root(widened(mean), power), before)
+            kept[side], kept[root] = mean, by.to(mean.dtype)
+            by = widened(kept[root])
             out = by @ out if side == SIDES[0] else out @ by
     return out.reshape(g.shape).to(g.dtype), kept
 
 
-def whiten_(
-    gradients: Sequence[Tensor],
-    state: Mapping[str, Sequence[Tensor]],
-    power: float,
-    sizes: Sequence[Sequence[int]],
-) -> list[Tensor]:
-    """Return whitened gradients and write their memory: what is not due is not computed.
+class Entry(NamedTuple):
+    """A matrix whose gradient is whitened natively: where it stands, and what is kept of it."""
 
-    See :meth:`unstuck.learned.WhitenedMLP.whiten_`.
+    place: int
+    shape: tuple[int, ...]  # of its gradient as a matrix, with leading axes
+    step: Tensor  # the first count, where students have one each
+    sides: list[tuple[str, Tensor, Tensor]]  # name, mean and root of those that are whitened
+
+
+def entries(state: Mapping[str, Sequence[Tensor]], shapes: Sequence[Sequence[int]]) -> list[Entry]:
+    """Return what :func:`whiten_` needs of a state whose tensors stay where they are."""
+    found = []
+    for place, shape in enumerate(shapes):
+        step = state["step"][place]
+        sides = [
+            (side, mean, state[root][place])
+            for side, root in zip(SIDES, ROOTS, strict=True)
+            if (mean := state[side][place]).numel()
+        ]
+        if sides:
+            form = (*step.shape, *matrix(shape))
+            found.append(Entry(place, form, step if step.ndim == 0 else step.reshape(-1)[0], sides))
+    return found
+
+
+def whiten_(gradients: Sequence[Tensor], among: Sequence[Entry], power: float) -> list[Tensor]:
+    """Return gradients, whitened where there is an entry, and write what is kept of them.
+
+    What is not due at a step is not computed.
     """
     found = list(gradients)
-    mine = [
-        i for i, g in enumerate(found) if state[SIDES[0]][i].numel() + state[SIDES[1]][i].numel()
-    ]
-    steps = [state["step"][i] for i in mine]
-    firsts = [x if x.ndim == 0 else x.reshape(-1)[0] for x in steps]
-    counts = torch.stack(firsts).tolist() if firsts else []
-    for i, count in zip(mine, counts, strict=True):
-        g, now = found[i], due(int(count) + 1)
-        out = flat = widened(g).reshape(*g.shape[: g.ndim - len(sizes[i])], *matrix(sizes[i]))
-        for side, root in zip(SIDES, ROOTS, strict=True):
-            mean, by = state[side][i], state[root][i]
-            if not mean.numel():
-                continue
+    counts = torch.stack([one.step for one in among]).tolist() if among else []
+    for (place, shape, _, sides), count in zip(among, counts, strict=True):
+        g, now = found[place], due(int(count) + 1)
+        out = flat = widened(g).reshape(shape)
+        for side, mean, root in sides:
             if now.look:
                 mean.copy_(_merged(widened(mean), _turned(flat, side), now.weight))
             if now.renew:
-                by.copy_(_inverse_root(widened(mean), power))
-            by = widened(by)
+                root.copy_(_inverse_root(widened(mean), power))
+            by = widened(root)
             out = by @ out if side == SIDES[0] else out @ by
-        found[i] = out.reshape(g.shape).to(g.dtype)
+        found[place] = out.reshape(g.shape).to(g.dtype)
     return found
 
 
@@ -135,15 +148,23 @@ def _turned(g: Tensor, side: str) -> Tensor:
 def _merged(old: Tensor, x: Tensor, weight: float | Tensor) -> Tensor:
     """Return the mean of x x^T over time, without an x that would spoil it."""
     new = torch.lerp(old, x @ x.mT, weight)
-    return torch.where(new.sum((-2, -1), keepdim=True).isfinite(), new, old)
+    size = _trace(new)  # the sum of all squares: not finite where one of them is not
+    return torch.where(size.isfinite(), new, old)
+
+
+def _trace(x: Tensor) -> Tensor:
+    return x.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
 
 
 def _inverse_root(mean: Tensor, power: float) -> Tensor:
-    """Return a matrix, its mean eigenvalue brought to 1, to the power -p."""
-    values, vectors = torch.linalg.eigh(mean)
-    values = values.clamp(min=0)
-    level = values.mean(-1, keepdim=True)
-    values = torch.where(level > 0, values / torch.where(level > 0, level, 1), 1)
-    values = values + DAMPING * values.shape[-1]
-    root: Tensor = (vectors * values[..., None, :] ** -power) @ vectors.mT
+    """Return a matrix, its mean eigenvalue brought to 1, and damped, to the power -p."""
+    least = DAMPING * mean.shape[-1]
+    level = _trace(mean) / mean.shape[-1]
+    one = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+    mean = torch.where(level > 0, mean / torch.where(level > 0, level, 1), one) + least * one
+    try:
+        values, vectors = torch.linalg.eigh(mean)
+    except RuntimeError:  # LinAlgError: in single precision LAPACK at times does not converge
+        values, vectors = (x.to(mean.dtype) for x in torch.linalg.eigh(mean.double()))
+    root: Tensor = (vectors * values.clamp(min=least)[..., None, :] ** -power) @ vectors.mT
     return root

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from unstuck.learned import _whitening
 from unstuck.learned.mlp import MLP, shape_inputs
 from unstuck.learned.rule import State, UpdateRule
 from unstuck.learned.whitened_mlp import WhitenedMLP
@@ -74,7 +75,8 @@ def step_students_(
     if native:
         assert isinstance(rule, MLP)
         if isinstance(rule, WhitenedMLP):
-            parts = rule.whiten_(_split(gradients, sizes, shapes), state, shapes)
+            parts = _split(gradients, sizes, shapes)
+            parts = _whitening.whiten_(parts, _whitening.entries(state, shapes), rule.power)
             gradients = torch.cat([x.reshape(len(points), -1) for x in parts], 1)
         learned.students_step(
             points.detach(),

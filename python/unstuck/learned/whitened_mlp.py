@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from unstuck.learned import _check, _whitening
 from unstuck.learned._moments import TensorStep
 from unstuck.learned.mlp import MLP
-from unstuck.learned.rule import State
 
 __all__ = ["WhitenedMLP"]
 
@@ -89,21 +86,3 @@ class WhitenedMLP(MLP):
         g, memory = _whitening.whitened(at.g, at.state, at.t, self.power, at.w.shape)
         moved, after = super().step_tensor(at._replace(g=g), told)
         return moved, {**after, **memory}
-
-    def whiten_(
-        self, gradients: Sequence[Tensor], state: State, sizes: Sequence[Sequence[int]]
-    ) -> list[Tensor]:
-        """Return whitened gradients, and write what the state keeps of these.
-
-        For who steps natively: nothing is computed that this step has no need of.
-
-        Parameters
-        ----------
-        gradients : sequence of Tensor
-            ``[*shape]``, or ``[K, *shape]`` of K students who have made as many steps.
-        state : dict of str to list of Tensor
-            As from :meth:`init_state`, with a leading K for students.
-        sizes : sequence of sequence of int
-            The shapes.
-        """
-        return _whitening.whiten_(gradients, state, self.power, sizes)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unstuck.learned import LSTM, MLP, State, UpdateRule, WhitenedMLP
+from unstuck.learned import LSTM, MLP, State, UpdateRule, WhitenedMLP, _whitening
 from unstuck.learned.lstm import FEATURES
 from unstuck.learned.mlp import shape_inputs
 from unstuck.ops import learned
@@ -38,17 +38,23 @@ def plan(
     return learned.plan_for(device, params, state, groups, [shape_inputs(p.shape) for p in params])
 
 
-def gradients(
-    rule: UpdateRule, params: list[Tensor], grads: list[Tensor], state: State
-) -> list[Tensor]:
-    """Return what the native step takes as gradients, each laid out as its parameter.
+def entries(rule: UpdateRule, params: list[Tensor], state: State) -> list[_whitening.Entry]:
+    """Return those parameters whose gradients the rule whitens before the native step."""
+    if not isinstance(rule, WhitenedMLP):
+        return []
+    return _whitening.entries(state, [p.shape for p in params])
 
-    A rule that whitens does that here, and writes what its state keeps of them.
-    """
+
+def gradients(
+    rule: UpdateRule, params: list[Tensor], grads: list[Tensor], among: list[_whitening.Entry]
+) -> list[Tensor]:
+    """Return what the native step takes as gradients, each laid out as its parameter."""
     if not isinstance(rule, WhitenedMLP):
         return grads
-    found = rule.whiten_(grads, state, [p.shape for p in params])
-    return [layout.like(g, p) for g, p in zip(found, params, strict=True)]
+    found = _whitening.whiten_(grads, among, rule.power)
+    for place, *_ in among:
+        found[place] = layout.like(found[place], params[place])
+    return found
 
 
 class Weights:

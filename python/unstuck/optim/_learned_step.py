@@ -57,10 +57,8 @@ def _whiten(optimizer: Learned, kept: plans.Kept) -> None:
             f"{type(rule).__name__} cannot be captured: when it renews its roots is decided on the "
             "host; capture a rule that does not whiten, such as 'mlp-v1'"
         )
-    columns = (*WhitenedMLP.beside, "step")
-    state = {key: [optimizer.state[p][key] for p in params] for key in columns}
     grads = [p.grad for p in params if p.grad is not None]
-    kept.plan.set_gradients(kernels.gradients(rule, params, grads, state))
+    kept.plan.set_gradients(kernels.gradients(rule, params, grads, optimizer._whitened))
 
 
 def settings(group: dict[str, Any], device: torch.device) -> learned.Group:
@@ -79,6 +77,7 @@ def _keep(optimizer: Learned, rows: list[plans.Row]) -> plans.Kept | None:
     def make(device: torch.device) -> learned.Plan:
         states = [_state(optimizer, p) for p in params]
         state = {key: [s[key] for s in states] for key in (*rule.like, *rule.beside, "step")}
+        optimizer._whitened = kernels.entries(rule, params, state)
         return kernels.plan(rule, device, params, state, [row.group for row in rows])
 
     optimizer._plan = None
@@ -133,7 +132,8 @@ def _step_slowly(
                 state[key].append(kept[key])
         if native and kernels.ready(rule, params):
             plan = kernels.plan(rule, device, params, state, [0] * len(params))
-            plan.set_gradients(kernels.gradients(rule, params, grads, state))
+            among = kernels.entries(rule, params, state)
+            plan.set_gradients(kernels.gradients(rule, params, grads, among))
             net = optimizer._weights.on(device)
             scale = layout.scalar_on(grad_scale, device)
             learned.run(plan, device, [settings(group, device)], net, scale, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unstuck.learned import DEFAULT, UpdateRule, WhitenedMLP, load
+from unstuck.learned import DEFAULT, UpdateRule, WhitenedMLP, _whitening, load
 from unstuck.optim import _learned_groups as groups
 from unstuck.optim import _learned_kernels as kernels
 from unstuck.optim import _learned_step as steps
@@ -116,6 +116,7 @@ class Learned(ClosureOptimizer):
                 "renew its roots: use a rule that does not whiten, such as 'mlp-v1'"
             )
         self._plan: plans.Kept | None = None
+        self._whitened: list[_whitening.Entry] = []  # of the plan
         self._weights = kernels.Weights(self.rule)
         defaults = dict(
             lr=lr,

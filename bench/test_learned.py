@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from unstuck.learned import LSTM, MLP, UpdateRule
+from unstuck.learned import LSTM, MLP, UpdateRule, WhitenedMLP
 from unstuck.optim import Learned
 
 STUDENT = ((128, 784), (128,), (10, 128), (10,))  # 101,770 parameters
 BYTES = 36  # a parameter: five arrays are read, four written
 FLOPS = 182  # a parameter with four hidden units, counted in csrc/math/learned.hpp
+WHITENED = 128 * 784 * 128 + 10 * 128 * (10 + 128)  # of a product with all sides of STUDENT
+LOOKS = 1.25  # products a step, one in four steps for means among them
 CELL = 148  # a hidden unit of the LSTM beside its products, counted in csrc/math/lstm.hpp
 
 
@@ -52,6 +54,20 @@ def test_the_mlp_rule_beside_its_torch_form(side_by_side, n: int) -> None:
         {"torch form": Learned(tensors(shapes), rule, fused=False).step},
         flops=FLOPS * n,
         targets={"torch form": 0.1},
+    )
+
+
+def test_the_whitened_rule(side_by_side) -> None:
+    rule = trained(WhitenedMLP())
+    side_by_side(
+        "whitened MLP rule, 101,770 parameters",
+        Learned(tensors(STUDENT), rule, fused=True).step,
+        {
+            "MLP rule": Learned(tensors(STUDENT), trained(MLP()), fused=True).step,
+            "torch fused Adam": torch.optim.Adam(tensors(STUDENT), fused=True).step,
+            "torch form": Learned(tensors(STUDENT), rule, fused=False).step,
+        },
+        flops=FLOPS * 101_770 + 2 * LOOKS * WHITENED,
     )
 
 

@@ -35,7 +35,7 @@ def pretrained() -> list[str]:
     --------
     >>> from unstuck.learned import load, pretrained
     >>> pretrained()
-    ['mlp-v1']
+    ['mlp-v1', 'whitened-v1']
     """
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 

@@ -154,6 +154,14 @@ def test_a_look_at_what_is_not_finite_is_forgotten(value: float):
     assert not torch.equal(plain[4]["rows"], kept[4]["rows"])
 
 
+def test_a_state_without_means_goes_on_with_plain_gradients():
+    """As when the state of another rule or of Adam is loaded: step 14 is not the first."""
+    g, memory = draw(3, 4), begin(draw(3, 4))
+    for t in range(14, 45):
+        out, memory = counted(g, memory, t, 0.25)
+        assert torch.equal(out, g) == (t < 29)  # look 8 makes the first root
+
+
 def test_zero_gradients_stay_zero():
     out, kept = run([torch.zeros(3, 4)] * 6)
     assert all(torch.equal(x, torch.zeros(3, 4)) for x in out)

@@ -53,9 +53,15 @@ def matrix(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def memory(p: Tensor) -> dict[str, Tensor]:
-    """Return of each side that is whitened a mean and a root ``[n, n]``, before the first step."""
+    """Return of each side that is whitened a mean and a root ``[n, n]``, before the first step.
+
+    A root is the identity until one has been made, so that a state from elsewhere goes on.
+    """
     sides = [n if 2 <= n <= LARGEST and p.numel() else 0 for n in matrix(p.shape)]
-    return {key: p.new_zeros(n, n) for key, n in zip(NAMES, 2 * sides, strict=True)}
+    means = {key: p.new_zeros(n, n) for key, n in zip(SIDES, sides, strict=True)}
+    ones = [torch.eye(n, dtype=p.dtype, device=p.device) for n in sides]
+    roots = {key: p.new_zeros(len(x), len(x)) + x for key, x in zip(ROOTS, ones, strict=True)}
+    return means | roots
 
 
 def whitened(

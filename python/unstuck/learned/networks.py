@@ -157,8 +157,8 @@ class Network:
         return self._rows(_data(self.data).train, self.batch_size, seed)
 
     def validation(self, seed: int) -> Batch:
-        """Return rows of the validation data, twice a batch but 768 at least, and their classes."""
-        return self._rows(_data(self.data).validation, max(768, 2 * self.batch_size), seed)
+        """Return rows of the validation data, twice a batch but 256 at least, and their classes."""
+        return self._rows(_data(self.data).validation, max(256, 2 * self.batch_size), seed)
 
     def _rows(self, split: Split, count: int, seed: int) -> Batch:
         rows = torch.randint(len(split), (count,), generator=generator("rows", seed))

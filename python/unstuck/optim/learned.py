@@ -30,8 +30,9 @@ class Learned(ClosureOptimizer):
     (docs/meta-training.md has the command); a rule that was never trained, such as
     ``unstuck.learned.MLP()``, makes this ``torch.optim.Adam(lr=1e-3 * lr)``, or ``AdamW``.
 
-    ``"whitened-v1"``, for :meth:`from_pretrained`, makes fewer and dearer steps: it whitens gradients
-    (:class:`unstuck.learned.WhitenedMLP`). It is for models whose gradients cost more than that.
+    ``"whitened-v1"``, for :meth:`from_pretrained`, gets further in as many steps, which cost more:
+    it whitens gradients (:class:`unstuck.learned.WhitenedMLP`). It is for models whose gradients
+    take longer than that.
 
     The MLP rule steps natively, in one pass over memory, and so does the LSTM rule where parameters
     are contiguous and float32; all else goes through the rule's torch form, with the same result.

@@ -74,11 +74,11 @@ def test_begins_with_the_weights_of_another_class(run, tmp_path):
 
 
 def test_begins_with_a_trained_rule(run, tmp_path):
-    assert run(*SMALL, "--steps", "2", "--lr", "0.1", "--out", "one").exit_code == 0
-    rule = "one/rule.safetensors"
+    assert run(*SMALL, "--steps", "2", "--lr", "0.1", "--out", "lr=0.1").exit_code == 0
+    rule = "lr=0.1/rule.safetensors"
     done = run(*SMALL, "--minutes", "0", "--rule", rule, "--out", "two")
     assert done.exit_code == 0, done.output
-    one, two = (load(tmp_path / name / "rule.safetensors") for name in ("one", "two"))
+    one, two = (load(tmp_path / name / "rule.safetensors") for name in ("lr=0.1", "two"))
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         assert p.equal(q)
 

@@ -162,6 +162,23 @@ def test_a_state_without_means_goes_on_with_plain_gradients():
         assert torch.equal(out, g) == (t < 29)  # look 8 makes the first root
 
 
+def test_roots_that_do_not_converge_are_made_in_double_precision(monkeypatch):
+    g, eigh, asked = draw(5, 6, dtype=torch.float32), torch.linalg.eigh, []
+
+    def failing(x: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(x.dtype)
+        if x.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return eigh(x)
+
+    ((expected,), _) = run([g])
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    ((out,), kept) = run([g])
+    assert asked == [torch.float32, torch.float64] * 2
+    assert kept[0]["rows_root"].dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_zero_gradients_stay_zero():
     out, kept = run([torch.zeros(3, 4)] * 6)
     assert all(torch.equal(x, torch.zeros(3, 4)) for x in out)

@@ -178,7 +178,7 @@ def rule_of(text: str, seed: int) -> UpdateRule:
         For an unknown name, settings that the rule does not take, a file that is none, or weights
         that do not fit.
     """
-    if text.endswith(".safetensors") and "=" not in text:
+    if text.endswith(".safetensors") and ":weights=" not in text:
         return _loaded(text)
     name, *pairs = text.strip().split(":")
     kind, settings = lookup(RULES, name, "rule"), {}

@@ -60,8 +60,9 @@ class Learned(ClosureOptimizer):
         True insists on the native step, False uses the rule's torch form; None takes the native
         step where there is one.
     capturable : bool
-        Asks for a step that a CUDA graph can capture. The native step on CUDA always can be; on the
-        CPU there is nothing to capture and True is refused.
+        Asks for a step that a CUDA graph can capture. The native step on CUDA can be, but for
+        rules that whiten; with these, and on the CPU, where there is nothing to capture, True is
+        refused.
     differentiable : bool
         Let autograd run through the step, and into the rule's meta-parameters (torch form).
 

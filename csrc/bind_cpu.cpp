@@ -15,6 +15,7 @@
 #include "bind_mlp.hpp"
 #include "bind_mlp_descent.hpp"
 #include "bind_objectives.hpp"
+#include "bind_whitening.hpp"
 #include "cpu/adam.hpp"
 #include "cpu/attention.hpp"
 #include "cpu/blend.hpp"
@@ -26,6 +27,7 @@
 #include "cpu/net_candidates.hpp"
 #include "cpu/objectives.hpp"
 #include "cpu/trials.hpp"
+#include "cpu/whitening.hpp"
 
 namespace py = pybind11;
 
@@ -70,6 +72,9 @@ struct CpuBackend {
   using LearnedWorkspace = cpu::LearnedWork;
   static void learned(const LearnedStep& step, LearnedWorkspace& w, uintptr_t threads) {
     cpu::learned_step(step, w, sane(threads));
+  }
+  static void whiten(const std::vector<cpu::WhitenedMatrix>& matrices, uintptr_t threads) {
+    cpu::whiten(matrices, sane(threads));
   }
   using LstmWorkspace = cpu::LstmWork;
   static void lstm(const LstmStep& step, LstmWorkspace& w, uintptr_t threads) {
@@ -146,6 +151,7 @@ PYBIND11_MODULE(_C, m) {
   unstuck::bind_objectives<unstuck::CpuBackend>(m);
   unstuck::bind_learned<unstuck::CpuBackend>(m);
   unstuck::bind_lstm<unstuck::CpuBackend>(m);
+  unstuck::bind_whitening<unstuck::CpuBackend>(m);
   unstuck::bind_mlp<unstuck::CpuBackend>(m);
   unstuck::bind_mlp_descent<unstuck::CpuBackend>(m);
   unstuck::bind_attention<unstuck::cpu::AttentionBackend>(m);

@@ -26,18 +26,38 @@ class LearnedPlan
     : public RulePlan<LearnedStep, LearnedTensor, typename Backend::LearnedWorkspace> {
   using Workspace = typename Backend::LearnedWorkspace;
   using Base = RulePlan<LearnedStep, LearnedTensor, Workspace>;
-  using Base::table_;
 
  public:
   LearnedPlan(const py::object& params, const py::object& exp_avgs, const py::object& slow,
               const py::object& exp_avg_sqs, const py::object& stats, const py::object& steps,
               const py::object& groups, const py::object& traits)
+      : LearnedPlan(params, exp_avgs, slow, exp_avg_sqs, stats, steps, groups, traits, [] {}) {}
+
+  void watch(const py::object& param_groups, const py::object& state) {
+    this->watch_states(param_groups, state,
+                       {"exp_avg", "exp_avg_slow", "exp_avg_sq", "stats", "step"});
+  }
+
+  void step(const py::object& groups, const py::object& thetas, const py::object& hidden,
+            const py::object& control, const py::object& grad_scale, const py::object& found_inf,
+            const py::object& where) {
+    step_by(groups, thetas, hidden, control, grad_scale, found_inf, where, &Backend::learned);
+  }
+
+ protected:
+  using Base::table_;
+  // more() adds columns behind those that the step has.
+  template <class More>
+  LearnedPlan(const py::object& params, const py::object& exp_avgs, const py::object& slow,
+              const py::object& exp_avg_sqs, const py::object& stats, const py::object& steps,
+              const py::object& groups, const py::object& traits, const More& more)
       : Base(Backend::kDeviceType) {
     table_.add("params", params);
     table_.add("exp_avgs", exp_avgs);
     table_.add("exp_avgs_slow", slow);
     table_.add("exp_avg_sqs", exp_avg_sqs);
     table_.add_vectors("stats", stats, learned::kStats, true);
+    more();
     table_.add_scalars("steps", steps);
     const py::sequence trait_list = table_.beside(traits, "traits");
     this->add_rows(groups, [&](LearnedTensor& t, size_t i) {
@@ -50,23 +70,17 @@ class LearnedPlan
     });
   }
 
-  void watch(const py::object& param_groups, const py::object& state) {
-    this->watch_states(param_groups, state,
-                       {"exp_avg", "exp_avg_slow", "exp_avg_sq", "stats", "step"});
-  }
-
-  void step(const py::object& groups, const py::object& thetas, const py::object& hidden,
-            const py::object& control, const py::object& grad_scale, const py::object& found_inf,
-            const py::object& where) {
+  template <class Run>
+  void step_by(const py::object& groups, const py::object& thetas, const py::object& hidden,
+               const py::object& control, const py::object& grad_scale, const py::object& found_inf,
+               const py::object& where, const Run& run) {
     this->make_rule_step(
         groups, grad_scale, found_inf, where,
         [&](LearnedStep& step, StepArguments& arguments) {
           step.net = read_net(hidden, control);
           step.thetas = arguments.numbers_f32(thetas, {"thetas"}, step.net.size());
         },
-        [](const LearnedStep& step, Workspace& workspace, uintptr_t place) {
-          Backend::learned(step, workspace, place);
-        });
+        run);
   }
 };
 

@@ -116,8 +116,7 @@ class StepPlan {
     const Busy::Hold hold(busy_);
     std::vector<py::object> gradients;
     gradients.swap(gradients_);
-    if (gradients.size() != tensors_.size())
-      throw py::value_error("no gradients: call ready() or set_gradients() before every step");
+    require_gradients(gradients);
     if (workspace_->size() && !lent_)
       throw py::value_error("no workspace: call set_workspace() once");
     Arguments arguments(device_type_, table_);
@@ -130,10 +129,23 @@ class StepPlan {
     run(*workspace_);
   }
 
+  // body() between ready() and the step, with gradients that are where they were read.
+  template <class Body>
+  auto with_gradients(const Body& body) {
+    const Busy::Hold hold(busy_);
+    require_gradients(gradients_);
+    look_again(gradients_);
+    return body();
+  }
+
   TensorTable table_;
   std::vector<Tensor> tensors_;
 
  private:
+  void require_gradients(const std::vector<py::object>& gradients) const {
+    if (gradients.size() != tensors_.size())
+      throw py::value_error("no gradients: call ready() or set_gradients() before every step");
+  }
   // Throws when a tensor is not what it was when it was read. Not asked a second time where ready()
   // has looked and no argument's conversion can have run Python code since.
   void look_again(const std::vector<py::object>& gradients) const {

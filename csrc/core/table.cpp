@@ -65,6 +65,15 @@ bool TensorTable::same_geometry(const Row& row, const TensorView& v) const {
   return true;
 }
 
+bool TensorTable::row_major(size_t r) const {
+  const Row& row = rows_[r];
+  const int64_t *shape = geometry_.data() + row.geometry, *strides = shape + row.ndim;
+  int64_t expected = 1;
+  for (int32_t d = row.ndim - 1; d >= 0; expected *= shape[d--])
+    if (row.numel && shape[d] != 1 && strides[d] != expected) return false;
+  return true;
+}
+
 py::sequence TensorTable::beside(const py::object& list, const char* name) const {
   py::sequence s = sequence(list, name);
   if (s.size() != rows_.size())
@@ -206,8 +215,7 @@ bool TensorTable::unchanged(const Column& column, size_t r) const {
         v.dtype != dtype(column, r))
       return false;
   }
-  return column.length || column.times ? is_vector(v, length(column, r))
-                                       : same_geometry(rows_[r], v);
+  return column.numbers() ? is_vector(v, length(column, r)) : same_geometry(rows_[r], v);
 }
 
 bool TensorTable::read_gradient(size_t r, PyObject* gradient, void** data, bool strict) {

@@ -3,6 +3,7 @@
 // can tell whether anything has moved, and read this step's gradients against the same rules.
 #pragma once
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/handle.hpp"
@@ -30,6 +31,10 @@ class TensorTable {
   void add_multiples(const char* name, const py::object& list, int64_t times) {
     add_numbers({name, 0, times, true, {}}, list);
   }
+  // Adds a column of so many numbers without gaps in each row, of its dtype.
+  void add_lengths(const char* name, const py::object& list, std::vector<int64_t> lengths) {
+    add_numbers({name, 0, 0, true, {}, std::move(lengths)}, list);
+  }
   // A list that goes along with the rows: throws unless it has an entry for each.
   py::sequence beside(const py::object& list, const char* name) const;
   // Throws when two cells share memory: a parallel step would race.
@@ -56,6 +61,7 @@ class TensorTable {
   }
   size_t columns() const { return columns_.size(); }
   int64_t numel(size_t row) const { return rows_[row].numel; }
+  bool row_major(size_t row) const;
   DType dtype(size_t row) const { return rows_[row].dtype; }
   int32_t device_id() const { return device_id_; }
 
@@ -71,6 +77,8 @@ class TensorTable {
     int64_t length, times;  // of vectors, or of multiples of a row; both 0 where each is like it
     bool as_row;            // they have the row's dtype
     std::vector<Cell> cells;
+    std::vector<int64_t> lengths = {};  // of vectors, where each row has its own
+    bool numbers() const { return length || times || !lengths.empty(); }
   };
   struct Row {
     int64_t numel;
@@ -84,6 +92,7 @@ class TensorTable {
     return column.length && !column.as_row ? DType::f32 : rows_[row].dtype;
   }
   int64_t length(const Column& column, size_t row) const {
+    if (!column.lengths.empty()) return column.lengths[row];
     return column.length ? column.length : (column.times ? column.times : 1) * rows_[row].numel;
   }
   void add_numbers(Column column, const py::object& list);

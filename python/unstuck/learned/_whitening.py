@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from unstuck.learned._moments import widened
+from unstuck.ops import learned
 
 SIDES = ("rows", "columns")
 ROOTS = ("rows_root", "columns_root")
 NAMES = SIDES + ROOTS
-LARGEST = 256  # a longer side is left as it is
+LARGEST = 64  # a longer side is left as it is
 LOOK = 4  # steps between two looks at the gradient
-RENEW = 10  # looks between two roots
-EARLY = (1, 2, 4, 8)  # looks that make one, too
+RENEW = 25  # looks between two roots
+EARLY = (1, 2, 4, 8, 16)  # looks that make one, too
 KEEP = 0.95  # of what earlier looks have seen
 DAMPING = 1e-5
 
@@ -30,10 +31,15 @@ class Due(NamedTuple):
     weight: Any  # of this look in the mean
 
 
+def renews(looks: int) -> bool:
+    """Whether this look, from 1, is one after which roots are made."""
+    return looks % RENEW == 0 or looks in EARLY
+
+
 def due(t: int) -> Due:
     """Return what step `t`, from 1, does."""
     looks, look = (t - 1) // LOOK + 1, (t - 1) % LOOK == 0
-    return Due(look, look and (looks % RENEW == 0 or looks in EARLY), max(1 - KEEP, 1 / looks))
+    return Due(look, look and renews(looks), max(1 - KEEP, 1 / looks))
 
 
 def due_on(t: Tensor) -> Due:
@@ -102,27 +108,47 @@ def whitened(
 
 
 class Entry(NamedTuple):
-    """A matrix whose gradient is whitened natively: where it stands, and what is kept of it."""
+    """A matrix whose gradient is whitened outside autograd: where it stands, and what is kept."""
 
     place: int
     shape: tuple[int, ...]  # of its gradient as a matrix, with leading axes
-    step: Tensor  # the first count, where students have one each
-    sides: list[tuple[str, Tensor, Tensor]]  # name, mean and root of those that are whitened
+    step: Tensor
+    sides: dict[str, tuple[Tensor, Tensor]]  # mean and root of those that are whitened
+    out: Tensor | None  # where it is whitened natively: what comes out, like the gradient
+
+    def renew(self, power: float) -> None:
+        """Make the roots anew."""
+        for mean, root in self.sides.values():
+            root.copy_(_inverse_root(widened(mean), power))
 
 
-def entries(state: Mapping[str, Sequence[Tensor]], shapes: Sequence[Sequence[int]]) -> list[Entry]:
-    """Return what :func:`whiten_` needs of a state whose tensors stay where they are."""
+def entries(
+    state: Mapping[str, Sequence[Tensor]], shapes: Sequence[Sequence[int]], *, native: bool
+) -> list[Entry]:
+    """Return what :func:`whiten_` needs of a state whose tensors stay where they are.
+
+    Parameters
+    ----------
+    state : mapping of str to sequence of Tensor
+        Of the rule, with or without leading axes.
+    shapes : sequence of sequence of int
+        Of the parameters, without them.
+    native : bool
+        Use the native step for all that is contiguous float32.
+    """
     found = []
     for place, shape in enumerate(shapes):
         step = state["step"][place]
-        sides = [
-            (side, mean, state[root][place])
+        sides = {
+            side: (mean, state[root][place])
             for side, root in zip(SIDES, ROOTS, strict=True)
             if (mean := state[side][place]).numel()
-        ]
+        }
         if sides:
-            form = (*step.shape, *matrix(shape))
-            found.append(Entry(place, form, step if step.ndim == 0 else step.reshape(-1)[0], sides))
+            kept = [step, *(x for side in sides.values() for x in side)]
+            fits = native and all(x.dtype == torch.float32 and x.is_contiguous() for x in kept)
+            out = kept[-1].new_empty(*step.shape, *shape) if fits else None
+            found.append(Entry(place, (*step.shape, *matrix(shape)), step, sides, out))
     return found
 
 
@@ -131,20 +157,49 @@ def whiten_(gradients: Sequence[Tensor], among: Sequence[Entry], power: float) -
 
     What is not due at a step is not computed.
     """
-    found = list(gradients)
-    counts = torch.stack([one.step for one in among]).tolist() if among else []
-    for (place, shape, _, sides), count in zip(among, counts, strict=True):
-        g, now = found[place], due(int(count) + 1)
-        out = flat = widened(g).reshape(shape)
-        for side, mean, root in sides:
-            if now.look:
-                mean.copy_(_merged(widened(mean), _turned(flat, side), now.weight))
-            if now.renew:
-                root.copy_(_inverse_root(widened(mean), power))
-            by = widened(root)
-            out = by @ out if side == SIDES[0] else out @ by
-        found[place] = out.reshape(g.shape).to(g.dtype)
+    found, native = list(gradients), []
+    for one in among:
+        g, now = found[one.place], due(int(one.step.reshape(-1)[0]) + 1)
+        if one.out is None:
+            found[one.place] = _whitened_by_torch(g, one, now, power)
+            continue
+        found[one.place] = one.out
+        kept = (x for side in SIDES for x in one.sides.get(side, (None, None)))
+        rows, rows_root, columns, columns_root = kept
+        count, (r, c) = math.prod(one.shape[:-2]), one.shape[-2:]
+        g = g.reshape(count, r * c) if count > 1 else g.contiguous()
+        weight = now.weight if now.look else 0.0
+        matrix = learned.Matrix(
+            g, one.out, rows, rows_root, columns, columns_root, weight, (count, r, c)
+        )
+        if now.renew:
+            learned.whiten([matrix._replace(out=None)])
+            one.renew(power)
+            matrix = matrix._replace(weight=0.0)
+        native.append(matrix)
+    if native:
+        learned.whiten(native)
     return found
+
+
+def look_(plan: learned.Plan, among: Sequence[Entry], power: float) -> None:
+    """Have a native plan look at its gradients, and make the roots that are due."""
+    for place, looks in plan.look(LOOK, KEEP, torch.get_num_threads()):
+        if renews(int(looks)):
+            next(one for one in among if one.place == place).renew(power)
+
+
+def _whitened_by_torch(g: Tensor, one: Entry, now: Due, power: float) -> Tensor:
+    flat = widened(g).reshape(one.shape)
+    if now.look:
+        for side, (mean, _) in one.sides.items():
+            mean.copy_(_merged(widened(mean), _turned(flat, side), now.weight))
+    if now.renew:
+        one.renew(power)
+    for side, (_, root) in one.sides.items():
+        by = widened(root)
+        flat = by @ flat if side == SIDES[0] else flat @ by
+    return flat.reshape(g.shape).to(g.dtype)
 
 
 def _turned(g: Tensor, side: str) -> Tensor:
@@ -164,13 +219,12 @@ def _trace(x: Tensor) -> Tensor:
 
 def _inverse_root(mean: Tensor, power: float) -> Tensor:
     """Return a matrix, its mean eigenvalue brought to 1, and damped, to the power -p."""
-    least = DAMPING * mean.shape[-1]
-    level = _trace(mean) / mean.shape[-1]
-    one = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
-    mean = torch.where(level > 0, mean / torch.where(level > 0, level, 1), one) + least * one
     try:
         values, vectors = torch.linalg.eigh(mean)
     except RuntimeError:  # LinAlgError: in single precision LAPACK at times does not converge
         values, vectors = (x.to(mean.dtype) for x in torch.linalg.eigh(mean.double()))
-    root: Tensor = (vectors * values.clamp(min=least)[..., None, :] ** -power) @ vectors.mT
+    level = values.mean(-1, keepdim=True)
+    values = torch.where(level > 0, (values / level).clamp(min=0), 1)
+    values = (values + DAMPING * mean.shape[-1]) ** -power
+    root: Tensor = (vectors * values[..., None, :]) @ vectors.mT
     return root

@@ -76,7 +76,8 @@ def step_students_(
         assert isinstance(rule, MLP)
         if isinstance(rule, WhitenedMLP):
             parts = _split(gradients, sizes, shapes)
-            parts = _whitening.whiten_(parts, _whitening.entries(state, shapes), rule.power)
+            among = _whitening.entries(state, shapes, native=points.device.type == "cpu")
+            parts = _whitening.whiten_(parts, among, rule.power)
             gradients = torch.cat([x.reshape(len(points), -1) for x in parts], 1)
         learned.students_step(
             points.detach(),

@@ -18,6 +18,7 @@ from unstuck.ops._blend_now import native_ready
 __all__ = [
     "Group",
     "LstmNet",
+    "Matrix",
     "Net",
     "Plan",
     "lstm_plan_for",
@@ -25,10 +26,13 @@ __all__ = [
     "plan_for",
     "run",
     "students_step",
+    "whiten",
+    "whitened_plan_for",
 ]
 
-Plan = Any  # LearnedPlan or LstmPlan of unstuck._C or unstuck._cuda
+Plan = Any  # LearnedPlan, WhitenedPlan or LstmPlan of unstuck._C or unstuck._cuda
 STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "stats", "step")
+WHITENED_STATE = (*STATE[:-1], "rows", "rows_root", "columns", "columns_root", "step")
 LSTM_STATE = ("exp_avg", "exp_avg_sq", "hidden", "cell", "step")
 Traits = tuple[float, ...]
 
@@ -64,6 +68,22 @@ class LstmNet(NamedTuple):
     features: int
     nominal: bool
     scale: float
+
+
+class Matrix(NamedTuple):
+    """A gradient that is whitened as a matrix, contiguous float32 on the CPU.
+
+    With S students, `gradient` is ``[S, r * c]``, its rows as far apart as they may be.
+    """
+
+    gradient: Tensor
+    out: Tensor | None  # like the gradient; written. None: the means look only
+    rows: Tensor | None  # [S, r, r], the mean of G G^T; written. None: this side is left as it is
+    rows_root: Tensor | None  # a power of it, symmetric
+    columns: Tensor | None  # [S, c, c], of G^T G; written
+    columns_root: Tensor | None
+    weight: float  # of this gradient in the means, 0 to 1; 0 leaves them alone
+    shape: tuple[int, int, int]  # S, r, c
 
 
 def _module(device: torch.device) -> Any:
@@ -140,6 +160,39 @@ def plan_for(
     return _native.lend(kind(params, *(state[key] for key in STATE), groups, traits), device)
 
 
+def whitened_plan_for(
+    params: list[Tensor],
+    state: Mapping[str, list[Tensor]],
+    groups: list[int],
+    traits: list[Traits],
+    shapes: list[tuple[int, int, int, int]],
+) -> Plan:
+    """Check the tensors of a whitened step once and return the native plan that steps them.
+
+    Before :func:`run`, ``plan.look(every, keep, threads)`` has means look at the gradients: at the
+    first step and at every `every`-th after it. It returns the places of those that did, each with
+    the number of its look, so that their roots can be made anew.
+
+    Parameters
+    ----------
+    params, groups, traits
+        As for :func:`plan_for`, on the CPU; those that are whitened contiguous float32.
+    state : mapping of str to list of Tensor
+        As for :func:`plan_for`, and ``rows``, ``rows_root``, ``columns``, ``columns_root``: the
+        means of G G^T and of G^T G, and a power of each; empty where a side is left.
+    shapes : list of tuple
+        Rows and columns of each parameter as a matrix, and the lengths of the sides that are
+        whitened, 0 where one is left.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As :func:`plan_for`.
+    """
+    kind = _module(torch.device("cpu")).WhitenedPlan
+    return kind(params, *(state[key] for key in WHITENED_STATE), groups, traits, shapes)
+
+
 def run(
     plan: Plan,
     device: torch.device,
@@ -209,3 +262,19 @@ def students_step(
         )
     written = [points, *(x for column in columns for x in column)]
     torch.autograd.graph.increment_version([x for x in written if not x.is_inference()])
+
+
+def whiten(matrices: Sequence[Matrix]) -> None:
+    """Multiply gradients by roots from both sides, and move the means of their products.
+
+    A gradient whose squares have no finite sum leaves its means as they are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When something does not fit. The text names it; nothing has been changed.
+    RuntimeError
+        When there is no native module.
+    """
+    device = torch.device("cpu")
+    _module(device).whiten(matrices, _native.where(device))

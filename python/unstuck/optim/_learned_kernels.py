@@ -35,26 +35,39 @@ def plan(
     """Return a native plan of these tensors."""
     if isinstance(rule, LSTM):
         return learned.lstm_plan_for(device, params, state, groups, rule.hidden)
-    return learned.plan_for(device, params, state, groups, [shape_inputs(p.shape) for p in params])
+    traits = [shape_inputs(p.shape) for p in params]
+    native = device.type == "cpu" and all(
+        p.dtype == torch.float32 and p.is_contiguous() for p in params
+    )
+    if isinstance(rule, WhitenedMLP) and native:
+        sides = [[len(x) for x in state[side]] for side in _whitening.SIDES]
+        shapes = [(*_whitening.matrix(p.shape), *n) for p, *n in zip(params, *sides, strict=True)]
+        return learned.whitened_plan_for(params, state, groups, traits, shapes)
+    return learned.plan_for(device, params, state, groups, traits)
 
 
 def entries(rule: UpdateRule, params: list[Tensor], state: State) -> list[_whitening.Entry]:
     """Return those parameters whose gradients the rule whitens before the native step."""
     if not isinstance(rule, WhitenedMLP):
         return []
-    return _whitening.entries(state, [p.shape for p in params])
+    return _whitening.entries(state, [p.shape for p in params], native=False)
 
 
-def gradients(
-    rule: UpdateRule, params: list[Tensor], grads: list[Tensor], among: list[_whitening.Entry]
-) -> list[Tensor]:
-    """Return what the native step takes as gradients, each laid out as its parameter."""
-    if not isinstance(rule, WhitenedMLP):
-        return grads
+def whiten(
+    rule: WhitenedMLP,
+    made: learned.Plan,
+    params: list[Tensor],
+    grads: list[Tensor],
+    among: list[_whitening.Entry],
+) -> None:
+    """Have a plan, which has these gradients, step by whitened ones."""
+    if hasattr(made, "look"):  # it multiplies by itself, and asks for the roots
+        _whitening.look_(made, among, rule.power)
+        return
     found = _whitening.whiten_(grads, among, rule.power)
-    for place, *_ in among:
-        found[place] = layout.like(found[place], params[place])
-    return found
+    for one in among:
+        found[one.place] = layout.like(found[one.place], params[one.place])
+    made.set_gradients(found)
 
 
 class Weights:

@@ -58,7 +58,8 @@ def _whiten(optimizer: Learned, kept: plans.Kept) -> None:
             "host; capture a rule that does not whiten, such as 'mlp-v1'"
         )
     grads = [p.grad for p in params if p.grad is not None]
-    kept.plan.set_gradients(kernels.gradients(rule, params, grads, optimizer._whitened))
+    assert isinstance(rule, WhitenedMLP)
+    kernels.whiten(rule, kept.plan, params, grads, optimizer._whitened)
 
 
 def settings(group: dict[str, Any], device: torch.device) -> learned.Group:
@@ -98,8 +99,9 @@ def _state(optimizer: Learned, p: Tensor) -> dict[str, Any]:
         fresh = rule.memory(w)
         state.update({key: fresh[key] for key in missing})
     for key in rule.beside:
-        if state[key].dtype != w.dtype or state[key].device != w.device:
-            state[key] = state[key].to(device=w.device, dtype=w.dtype)
+        x = state[key]
+        if x.dtype != w.dtype or x.device != w.device or not x.is_contiguous():
+            state[key] = x.to(device=w.device, dtype=w.dtype).contiguous()
     return state
 
 
@@ -132,8 +134,9 @@ def _step_slowly(
                 state[key].append(kept[key])
         if native and kernels.ready(rule, params):
             plan = kernels.plan(rule, device, params, state, [0] * len(params))
-            among = kernels.entries(rule, params, state)
-            plan.set_gradients(kernels.gradients(rule, params, grads, among))
+            plan.set_gradients(grads)
+            if isinstance(rule, WhitenedMLP):
+                kernels.whiten(rule, plan, params, grads, kernels.entries(rule, params, state))
             net = optimizer._weights.on(device)
             scale = layout.scalar_on(grad_scale, device)
             learned.run(plan, device, [settings(group, device)], net, scale, None)

@@ -53,6 +53,7 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
             m.row_count = r;
             m.column_count = c;
             m.stride = r * c;
+            m.share = 1;
             matrices_.push_back({i, m});
           }
           table_.add_lengths("rows", rows, squares[0]);
@@ -84,8 +85,11 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
   }
 
   // Has the means look at the gradients of the step that comes, where it is the first or an
-  // `every`-th after it. Returns (place, number of the look) of these.
-  py::list look(const py::object& every, const py::object& keep, const py::object& threads) {
+  // `every`-th after it; these are `scale` times too large. Returns (place, number of the look).
+  py::list look(const py::object& every, const py::object& keep, const py::object& scale,
+                const py::object& threads) {
+    const double times = number(scale, {"scale"});
+    if (!(times > 0)) throw py::value_error("scale must be above 0, not " + shown(scale));
     const auto between = integer(every, {"every"}, 1, INT32_MAX);
     const double kept = beta(keep, {"keep"});
     const auto place = int(integer(threads, {"threads"}, 1, INT32_MAX));
@@ -100,6 +104,7 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
         due.back().g = static_cast<const float*>(tensors_[i].g);
         due.back().out = nullptr;
         due.back().weight = std::max(1 - kept, 1 / looks);
+        due.back().share = 1 / (times * times);
         found.append(py::make_tuple(i, looks));
       }
       const py::gil_scoped_release release;
@@ -198,6 +203,7 @@ inline cpu::WhitenedMatrix read_matrix(Arrays& arrays, const py::object& tuple, 
   m.columns = side(kColumns, m.column_count);
   if (!m.rows.mean && !m.columns.mean)
     throw py::value_error(Where{"matrices", index}.str() + " has no side that is whitened");
+  m.share = 1;
   m.weight = non_negative(item(kWeight), where(kWeight));
   if (m.weight > 1)
     throw py::value_error(where(kWeight).str() + " must be at most 1, not " + shown(item(kWeight)));
@@ -229,7 +235,7 @@ void bind_whitening(py::module_& m) {
            o("params"), o("exp_avgs"), o("exp_avgs_slow"), o("exp_avg_sqs"), o("stats"), o("rows"),
            o("rows_roots"), o("columns"), o("columns_roots"), o("steps"), o("groups"), o("traits"),
            o("shapes"))
-      .def("look", &Plan::look, o("every"), o("keep"), o("where"),
+      .def("look", &Plan::look, o("every"), o("keep"), o("scale"), o("where"),
            "Have means look at the gradients, where it is time; says of which, and their count.")
       .def("step", &Plan::step, o("groups"), o("thetas"), o("hidden"), o("control"),
            o("grad_scale"), o("found_inf"), o("where"), "One step; `where` is threads.");

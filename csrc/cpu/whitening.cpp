@@ -113,10 +113,10 @@ void look_panel(const WhitenedMatrix& m, bool rows, int64_t student, int64_t fir
     multiply_panel(g + first * c, c, 1, n - first, b, depth, at.sums.data(), kWide);
   else
     multiply_panel(g + first, 1, c, n - first, b, depth, at.sums.data(), kWide);
-  const auto weight = float(m.weight);
+  const auto weight = float(m.weight), share = float(m.share);
   for (int64_t i = first; i < n; ++i, sums += kWide) {
     float* row = mean + i * n + first;
-    for (int64_t j = 0; j < width; ++j) row[j] += weight * (sums[j] - row[j]);
+    for (int64_t j = 0; j < width; ++j) row[j] += weight * (share * sums[j] - row[j]);
     if (i >= first + width)
       for (int64_t j = 0; j < width; ++j) mean[(first + j) * n + i] = row[j];
   }

@@ -18,6 +18,7 @@ struct WhitenedMatrix {
   Side rows, columns;
   int64_t students, row_count, column_count, stride;
   double weight;  // of this gradient in the means; 0 leaves them alone
+  double share;   // of its products that they see: less than 1 where it is a multiple
 };
 
 // out = rows.root g columns.root, and the means move towards g g^T and g^T g, unless g is not

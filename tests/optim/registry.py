@@ -242,7 +242,6 @@ LEARNED = OptimizerInfo(
         Variant(
             "whitened",
             {"rule": WHITENED_RULE, "lr": 10.0, "num_steps": 20},
-            amp=False,
             sharded=False,
             still=False,
         ),

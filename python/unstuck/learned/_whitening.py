@@ -182,9 +182,12 @@ def whiten_(gradients: Sequence[Tensor], among: Sequence[Entry], power: float) -
     return found
 
 
-def look_(plan: learned.Plan, among: Sequence[Entry], power: float) -> None:
-    """Have a native plan look at its gradients, and make the roots that are due."""
-    for place, looks in plan.look(LOOK, KEEP, torch.get_num_threads()):
+def look_(plan: learned.Plan, among: Sequence[Entry], power: float, scale: float) -> None:
+    """Have a native plan look at its gradients, and make the roots that are due.
+
+    The gradients are `scale` times too large.
+    """
+    for place, looks in plan.look(LOOK, KEEP, scale, torch.get_num_threads()):
         if renews(int(looks)):
             next(one for one in among if one.place == place).renew(power)
 

@@ -169,9 +169,9 @@ def whitened_plan_for(
 ) -> Plan:
     """Check the tensors of a whitened step once and return the native plan that steps them.
 
-    Before :func:`run`, ``plan.look(every, keep, threads)`` has means look at the gradients: at the
-    first step and at every `every`-th after it. It returns the places of those that did, each with
-    the number of its look, so that their roots can be made anew.
+    Before :func:`run`, ``plan.look(every, keep, scale, threads)`` has means look at the gradients
+    over `scale`: at the first step and at every `every`-th after it. It returns the places of those
+    that did, each with the number of its look, so that their roots can be made anew.
 
     Parameters
     ----------

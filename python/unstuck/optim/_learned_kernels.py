@@ -59,15 +59,22 @@ def whiten(
     params: list[Tensor],
     grads: list[Tensor],
     among: list[_whitening.Entry],
-) -> None:
-    """Have a plan, which has these gradients, step by whitened ones."""
+    scale: Tensor | None,
+) -> Tensor | None:
+    """Have a plan, which has these gradients, step by whitened ones.
+
+    Returns how many times too large these are: as `scale`, or None where they no longer are.
+    """
     if hasattr(made, "look"):  # it multiplies by itself, and asks for the roots
-        _whitening.look_(made, among, rule.power)
-        return
+        _whitening.look_(made, among, rule.power, 1.0 if scale is None else float(scale))
+        return scale
+    if scale is not None:
+        grads = [(g / scale).to(g.dtype) for g in grads]
     found = _whitening.whiten_(grads, among, rule.power)
     for one in among:
         found[one.place] = layout.like(found[one.place], params[one.place])
     made.set_gradients(found)
+    return None
 
 
 class Weights:

@@ -27,7 +27,9 @@ def step(optimizer: Learned) -> None:
     plain = torch.compiler.is_compiling() or d["fused"] is False or d["differentiable"]
     kept = None if plain else optimizer._plan
     ready = kept is not None and kept.plan.ready(optimizer.param_groups, optimizer.state)
-    asks_device = ready and found_inf is not None and found_inf.device.type != "cpu"
+    whitens = isinstance(optimizer.rule, WhitenedMLP)
+    on_device = found_inf is not None and found_inf.device.type != "cpu"
+    asks_device = ready and on_device and not whitens
     if found_inf is not None and not asks_device and bool(found_inf):
         return  # an overflow: nothing is even created
     if not ready:
@@ -41,16 +43,16 @@ def step(optimizer: Learned) -> None:
     else:
         groups = [settings(group, kept.device) for group in optimizer.param_groups]
         net = optimizer._weights.on(kept.device)
-        if isinstance(optimizer.rule, WhitenedMLP):
-            _whiten(optimizer, kept)
         scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
+        if whitens:
+            scale = _whiten(optimizer, kept, scale)
         learned.run(kept.plan, kept.device, groups, net, scale, inf)
         plans.hold(optimizer, kept.device, kept.plan, net)
         torch.autograd.graph.increment_version(kept.params)
 
 
-def _whiten(optimizer: Learned, kept: plans.Kept) -> None:
-    """Have a kept plan step by whitened gradients."""
+def _whiten(optimizer: Learned, kept: plans.Kept, scale: Tensor | None) -> Tensor | None:
+    """Have a kept plan step by whitened gradients; return how many times too large they are."""
     rule, params = optimizer.rule, kept.params
     if kept.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
@@ -59,7 +61,7 @@ def _whiten(optimizer: Learned, kept: plans.Kept) -> None:
         )
     grads = [p.grad for p in params if p.grad is not None]
     assert isinstance(rule, WhitenedMLP)
-    kernels.whiten(rule, kept.plan, params, grads, optimizer._whitened)
+    return kernels.whiten(rule, kept.plan, params, grads, optimizer._whitened, scale)
 
 
 def settings(group: dict[str, Any], device: torch.device) -> learned.Group:
@@ -135,10 +137,11 @@ def _step_slowly(
         if native and kernels.ready(rule, params):
             plan = kernels.plan(rule, device, params, state, [0] * len(params))
             plan.set_gradients(grads)
-            if isinstance(rule, WhitenedMLP):
-                kernels.whiten(rule, plan, params, grads, kernels.entries(rule, params, state))
-            net = optimizer._weights.on(device)
             scale = layout.scalar_on(grad_scale, device)
+            if isinstance(rule, WhitenedMLP):
+                among = kernels.entries(rule, params, state)
+                scale = kernels.whiten(rule, plan, params, grads, among, scale)
+            net = optimizer._weights.on(device)
             learned.run(plan, device, [settings(group, device)], net, scale, None)
             for home, written in copies:
                 home.copy_(written)

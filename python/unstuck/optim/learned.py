@@ -134,7 +134,7 @@ class Learned(ClosureOptimizer):
             differentiable=differentiable,
         )
         super().__init__(params, defaults)
-        self._step_supports_amp_scaling = not isinstance(self.rule, WhitenedMLP)
+        self._step_supports_amp_scaling = True
 
     @classmethod
     def from_pretrained(
@@ -187,7 +187,7 @@ class Learned(ClosureOptimizer):
         self._plan = None
         self._weights = kernels.Weights(rule)
         super().__setstate__(state)
-        self._step_supports_amp_scaling = not isinstance(self.rule, WhitenedMLP)
+        self._step_supports_amp_scaling = True
 
     def _step(self) -> None:
         steps.step(self)

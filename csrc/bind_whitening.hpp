@@ -84,28 +84,40 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
                         "columns", "columns_root", "step"});
   }
 
-  // Has the means look at the gradients of the step that comes, where it is the first or an
-  // `every`-th after it; these are `scale` times too large. Returns (place, number of the look).
-  py::list look(const py::object& every, const py::object& keep, const py::object& scale,
-                const py::object& threads) {
-    const double times = number(scale, {"scale"});
-    if (!(times > 0)) throw py::value_error("scale must be above 0, not " + shown(scale));
+  // Begins a step whose gradients are `scale` times too large. Means look at those of the first
+  // step and of every `every`-th after it; looks whose number is in `early` or a multiple of
+  // `renew` are made now, and the places of their matrices returned, so that roots can be made of
+  // them. The others are made within the step.
+  py::list look(const py::object& every, const py::object& keep, const py::object& renew,
+                const py::object& early, const py::object& scale, const py::object& threads) {
     const auto between = integer(every, {"every"}, 1, INT32_MAX);
     const double kept = beta(keep, {"keep"});
-    const auto place = int(integer(threads, {"threads"}, 1, INT32_MAX));
+    const auto period = integer(renew, {"renew"}, 1, INT32_MAX);
+    std::vector<int64_t> first;
+    const py::sequence numbers = sequence(early, "early");
+    for (size_t i = 0; i < numbers.size(); ++i)
+      first.push_back(integer(py::object(numbers[i]), {"early", i}, 1, INT64_MAX));
+    const double times = number(scale, {"scale"});
+    if (!(times > 0)) throw py::value_error("scale must be above 0, not " + shown(scale));
+    const auto place = uintptr_t(integer(threads, {"threads"}, 1, INT32_MAX));
     return this->with_gradients([&] {
       py::list found;
       std::vector<cpu::WhitenedMatrix> due;
-      for (const auto& [i, m] : matrices_) {
+      for (auto& [i, m] : matrices_) {
+        m.weight = 0;
         const double made = *tensors_[i].step;
         if (!(made >= 0) || std::fmod(made, double(between)) != 0) continue;
         const double looks = made / double(between) + 1;
+        m.weight = std::max(1 - kept, 1 / looks);
+        m.share = 1 / (times * times);
+        const auto same = [looks](int64_t n) { return double(n) == looks; };
+        if (std::fmod(looks, double(period)) != 0 && std::none_of(first.begin(), first.end(), same))
+          continue;
         due.push_back(m);
         due.back().g = static_cast<const float*>(tensors_[i].g);
         due.back().out = nullptr;
-        due.back().weight = std::max(1 - kept, 1 / looks);
-        due.back().share = 1 / (times * times);
-        found.append(py::make_tuple(i, looks));
+        m.weight = 0;
+        found.append(i);
       }
       const py::gil_scoped_release release;
       Backend::whiten(due, place);
@@ -121,10 +133,11 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
       if (step.found_inf && *step.found_inf != 0) return;
       std::vector<cpu::WhitenedMatrix> now;
       std::vector<LearnedTensor> tensors = tensors_;
-      for (const auto& [i, m] : matrices_) {
+      for (auto& [i, m] : matrices_) {
         now.push_back(m);
         now.back().g = static_cast<const float*>(tensors[i].g);
         tensors[i].g = m.out;
+        m.weight = 0;
       }
       Backend::whiten(now, place);
       step.tensors = tensors.data();
@@ -235,8 +248,8 @@ void bind_whitening(py::module_& m) {
            o("params"), o("exp_avgs"), o("exp_avgs_slow"), o("exp_avg_sqs"), o("stats"), o("rows"),
            o("rows_roots"), o("columns"), o("columns_roots"), o("steps"), o("groups"), o("traits"),
            o("shapes"))
-      .def("look", &Plan::look, o("every"), o("keep"), o("scale"), o("where"),
-           "Have means look at the gradients, where it is time; says of which, and their count.")
+      .def("look", &Plan::look, o("every"), o("keep"), o("renew"), o("early"), o("scale"),
+           o("where"), "Begin a step; says of which parameters the roots are to be made anew.")
       .def("step", &Plan::step, o("groups"), o("thetas"), o("hidden"), o("control"),
            o("grad_scale"), o("found_inf"), o("where"), "One step; `where` is threads.");
   bind_plan<Plan>(plan);

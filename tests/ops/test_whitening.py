@@ -119,14 +119,16 @@ def test_what_does_not_fit_a_plan_is_named():
         with pytest.raises(error, match=text):
             plan(**changes)
     with pytest.raises(ValueError, match=r"no gradients: call ready\(\) or set_gradients\(\)"):
-        plan().look(4, 0.95, 1.0, 1)
+        plan().look(4, 0.95, 25, (1,), 1.0, 1)
     made = plan()
     made.set_gradients([torch.zeros(6, 4)])
     for arguments, text in [
-        ((0, 0.95, 1.0, 1), "every must be from 1 to"),
-        ((4, 1.0, 1.0, 1), r"keep must be in \[0, 1\), not 1.0"),
-        ((4, 0.95, 0.0, 1), "scale must be above 0, not 0.0"),
-        ((4, 0.95, 1.0, 0), "threads must be from 1"),
+        ((0, 0.95, 25, (1,), 1.0, 1), "every must be from 1 to"),
+        ((4, 1.0, 25, (1,), 1.0, 1), r"keep must be in \[0, 1\), not 1.0"),
+        ((4, 0.95, 0, (1,), 1.0, 1), "renew must be from 1 to"),
+        ((4, 0.95, 25, (0,), 1.0, 1), r"early\[0\] must be from 1 to"),
+        ((4, 0.95, 25, (1,), 0.0, 1), "scale must be above 0, not 0.0"),
+        ((4, 0.95, 25, (1,), 1.0, 0), "threads must be from 1"),
     ]:
         with pytest.raises(ValueError, match=text):
             made.look(*arguments)

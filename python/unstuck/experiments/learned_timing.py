@@ -17,7 +17,7 @@ from unstuck.optim import Learned
 
 LEARNED = "learned"
 THREADS = (1, 2)
-STEPS = 8  # of a round, of each optimizer
+STEPS = 100  # a round: as long as roots of whitened gradients are kept
 
 
 def seconds_per_step(

@@ -31,15 +31,11 @@ class Due(NamedTuple):
     weight: Any  # of this look in the mean
 
 
-def renews(looks: int) -> bool:
-    """Whether this look, from 1, is one after which roots are made."""
-    return looks % RENEW == 0 or looks in EARLY
-
-
 def due(t: int) -> Due:
     """Return what step `t`, from 1, does."""
     looks, look = (t - 1) // LOOK + 1, (t - 1) % LOOK == 0
-    return Due(look, look and renews(looks), max(1 - KEEP, 1 / looks))
+    renew = looks % RENEW == 0 or looks in EARLY
+    return Due(look, look and renew, max(1 - KEEP, 1 / looks))
 
 
 def due_on(t: Tensor) -> Due:
@@ -187,9 +183,8 @@ def look_(plan: learned.Plan, among: Sequence[Entry], power: float, scale: float
 
     The gradients are `scale` times too large.
     """
-    for place, looks in plan.look(LOOK, KEEP, scale, torch.get_num_threads()):
-        if renews(int(looks)):
-            next(one for one in among if one.place == place).renew(power)
+    for place in plan.look(LOOK, KEEP, RENEW, EARLY, scale, torch.get_num_threads()):
+        next(one for one in among if one.place == place).renew(power)
 
 
 def _whitened_by_torch(g: Tensor, one: Entry, now: Due, power: float) -> Tensor:

@@ -169,9 +169,11 @@ def whitened_plan_for(
 ) -> Plan:
     """Check the tensors of a whitened step once and return the native plan that steps them.
 
-    Before :func:`run`, ``plan.look(every, keep, scale, threads)`` has means look at the gradients
-    over `scale`: at the first step and at every `every`-th after it. It returns the places of those
-    that did, each with the number of its look, so that their roots can be made anew.
+    Before :func:`run`, ``plan.look(every, keep, renew, early, scale, threads)`` begins a step whose
+    gradients are `scale` times too large. Means look at those of the first step and of every
+    `every`-th after it, and keep the share `keep` of what they have seen. The places of those are
+    returned whose look has a number in `early` or a multiple of `renew`: their roots are to be made
+    of the means before the step goes on.
 
     Parameters
     ----------

@@ -81,6 +81,45 @@ class LearnedPlan(_Plan):
     ) -> None:
         """One step; `where` is threads or the stream."""
 
+class WhitenedPlan(_Plan):
+    """The tensors of the MLP rule's step on whitened gradients, checked once and watched after."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avgs_slow: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        stats: Sequence[Tensor],
+        rows: Sequence[Tensor | None],
+        rows_roots: Sequence[Tensor | None],
+        columns: Sequence[Tensor | None],
+        columns_roots: Sequence[Tensor | None],
+        steps: Sequence[Tensor],
+        groups: Sequence[int],
+        traits: Sequence[tuple[float, ...]],
+        shapes: Sequence[tuple[int, int, int, int]],
+    ) -> None: ...
+    def look(
+        self, every: int, keep: float, renew: int, early: Sequence[int], scale: float, where: int
+    ) -> list[int]:
+        """Begin a step; says of which parameters the roots are to be made anew."""
+
+    def step(
+        self,
+        groups: Sequence[Row],
+        thetas: Tensor,
+        hidden: int,
+        control: int,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        where: int,
+    ) -> None:
+        """One step; `where` is threads."""
+
+def whiten(matrices: Sequence[tuple[Any, ...]], threads: int) -> None:
+    """Whitens gradients as matrices, and has the means of their products look at them."""
+
 class LstmPlan(_Plan):
     """The tensors of an LSTM rule's step, checked once and watched after."""
 

@@ -163,7 +163,8 @@ def students(count: int, seed: int = 0, make=MLP):
 @pytest.mark.parametrize("make", [MLP, WhitenedMLP])
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_students_go_together_as_alone(make, count: int, monkeypatch, threads):
-    runs = []
+    """First gradients have fewer columns than rows: roots of what they lack are mostly noise."""
+    runs, tolerance = [], 1e-5 if make is MLP else 2e-3
     for native in (True, False):
         rule, shapes, thetas, points, state = students(count, make=make)
         with monkeypatch.context() as patch:
@@ -173,10 +174,10 @@ def test_students_go_together_as_alone(make, count: int, monkeypatch, threads):
                 g = torch.randn(points.shape, generator=torch.Generator().manual_seed(i))
                 step_students_(rule, thetas, points, g, state, shapes, lr=2.0, num_steps=5)
         runs.append((points, state))
-    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=tolerance, atol=tolerance)
     for key, column in runs[0][1].items():
         for x, y in zip(column, runs[1][1][key], strict=True):
-            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(x, y, rtol=10 * tolerance, atol=tolerance)
 
 
 def students_call(**changes):

@@ -263,9 +263,13 @@ LEARNED = OptimizerInfo(
         ({"rule": "mlp-v1"}, TypeError, r"not 'mlp-v1'; .* Learned\.from_pretrained\(\)"),
         ({"foreach": True}, ValueError, "one native step for all tensors: leave foreach unset"),
         ({"differentiable": True, "fused": True}, ValueError, "leave fused unset"),
-        ({"capturable": True}, ValueError, "capturable=True, but a parameter is on the CPU"),
         (
-            {"capturable": True, "rule": WHITENED_RULE},
+            {"capturable": True, "rule": MLP_RULE},
+            ValueError,
+            "capturable=True, but a parameter is on the CPU",
+        ),
+        (
+            {"capturable": True},
             ValueError,
             "WhitenedMLP decides on the host when to renew its roots",
         ),

@@ -44,7 +44,7 @@ def is_native(variant: Variant) -> bool:
 
 def is_capturable(variant: Variant) -> bool:
     """Without what the host decides: schedules, whitening, and what torch's foreach asks it."""
-    return is_native(variant) and variant.name not in ("alpha-schedule", "whitened")
+    return is_native(variant) and variant.name not in ("alpha-schedule", "pretrained", "whitened")
 
 
 def with_static_gradients(device="cuda"):

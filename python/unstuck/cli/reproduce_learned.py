@@ -30,7 +30,7 @@ from unstuck.experiments.learned_meta import Budget
 from unstuck.experiments.learned_mnist import MnistPlan, run_mnist
 from unstuck.experiments.learned_mnist_report import mnist_markdown
 from unstuck.experiments.learned_report import heldout_lines, heldout_markdown
-from unstuck.learned import load
+from unstuck.learned import DEFAULT, load
 from unstuck.plots.learned import learned_curves_figure
 from unstuck.plots.learned_studies import learned_mnist_figure, learned_trajectories_figure
 from unstuck.problems import lookup
@@ -180,7 +180,7 @@ def learned(
     ] = "all",
     rule: Annotated[
         str, typer.Option(help="Learned rule: a name that comes with the package, or a file.")
-    ] = "mlp-v1",
+    ] = DEFAULT,
     size: Annotated[
         str, typer.Option(help="full, or small: seconds, and no firm result.")
     ] = "full",

@@ -154,19 +154,21 @@ def whiten_(gradients: Sequence[Tensor], among: Sequence[Entry], power: float) -
     What is not due at a step is not computed.
     """
     found, native = list(gradients), []
-    for one in among:
-        g, now = found[one.place], due(int(one.step.reshape(-1)[0]) + 1)
+    # Read at once, for on a GPU that waits; students have made as many steps as the first.
+    counts = torch.stack([one.step.reshape(-1)[0] for one in among]).tolist() if among else []
+    for one, count in zip(among, counts, strict=True):
+        g, now = found[one.place], due(int(count) + 1)
         if one.out is None:
             found[one.place] = _whitened_by_torch(g, one, now, power)
             continue
         found[one.place] = one.out
         kept = (x for side in SIDES for x in one.sides.get(side, (None, None)))
         rows, rows_root, columns, columns_root = kept
-        count, (r, c) = math.prod(one.shape[:-2]), one.shape[-2:]
-        g = g.reshape(count, r * c) if count > 1 else g.contiguous()
+        students, (r, c) = math.prod(one.shape[:-2]), one.shape[-2:]
+        g = g.reshape(students, r * c) if students > 1 else g.contiguous()
         weight = now.weight if now.look else 0.0
         matrix = learned.Matrix(
-            g, one.out, rows, rows_root, columns, columns_root, weight, (count, r, c)
+            g, one.out, rows, rows_root, columns, columns_root, weight, (students, r, c)
         )
         if now.renew:
             learned.whiten([matrix._replace(out=None)])

@@ -24,7 +24,7 @@ RULES: dict[str, type[UpdateRule]] = {
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-DEFAULT = "mlp-v1"
+DEFAULT = "whitened-v1"
 """The rule of :class:`unstuck.optim.Learned` where none is named."""
 
 

@@ -26,32 +26,31 @@ class Learned(ClosureOptimizer):
     .. math::
         w \leftarrow (1 - 10^{-3}\,\mathrm{lr}\,\lambda)\, w - 10^{-3}\, \mathrm{lr}\, u ,
 
-    where :math:`\lambda` is `weight_decay`. The default rule was meta-trained on small classifiers
-    (docs/meta-training.md has the command); a rule that was never trained, such as
-    ``unstuck.learned.MLP()``, makes this ``torch.optim.Adam(lr=1e-3 * lr)``, or ``AdamW``.
+    where :math:`\lambda` is `weight_decay`. The default rule, ``"whitened-v1"``, takes correlations
+    of rows and columns off gradients (:class:`unstuck.learned.WhitenedMLP`) and was meta-trained on
+    small classifiers (docs/meta-training.md has the commands). ``"mlp-v1"``, for
+    :meth:`from_pretrained`, leaves gradients as they are, which costs less a step. A rule that was
+    never trained, such as ``unstuck.learned.MLP()``, makes this ``torch.optim.Adam(lr=1e-3 * lr)``,
+    or ``AdamW``.
 
-    ``"whitened-v1"``, for :meth:`from_pretrained`, gets further in as many steps, which cost more:
-    it whitens gradients (:class:`unstuck.learned.WhitenedMLP`). It is for models whose gradients
-    take longer than that.
-
-    The MLP rule steps natively, in one pass over memory, and so does the LSTM rule where parameters
-    are contiguous and float32; all else goes through the rule's torch form, with the same result.
+    The MLP rules step natively, and so does the LSTM rule where parameters are contiguous and
+    float32; all else goes through the rule's torch form, with the same result.
 
     Parameters
     ----------
     params : iterable
         Parameters, named parameters, or dictionaries of parameter groups.
     rule : UpdateRule, optional
-        From :mod:`unstuck.learned`; None means the pretrained ``"mlp-v1"``. The optimizer uses it
-        as it is, and does not change it.
+        From :mod:`unstuck.learned`; None means the pretrained ``"whitened-v1"``. The optimizer uses
+        it as it is, and does not change it.
     lr : float or Tensor
-        Multiplies the rule's step; schedulers drive it. ``"mlp-v1"`` was trained at 0.1 to 1: try
-        0.1, 0.3 and 1. It learned to warm up and to decay by itself, so that it needs no schedule.
+        Multiplies the rule's step; schedulers drive it. The default rule was trained at 0.1 to 1:
+        try 0.1, 0.3 and 1. It learned to warm up and to decay by itself, and needs no schedule.
     weight_decay : float
         Decoupled, as in ``torch.optim.AdamW``, whose rate would be ``1e-3 * lr``.
     num_steps : int, optional
-        Steps of the whole run, for rules that look at the progress, as ``"mlp-v1"`` does: the last
-        steps, and any beyond, are then short. None where it is not known.
+        Steps of the whole run, for rules that look at the progress, as the default one does: the
+        last steps, and any beyond, are then short. None where it is not known.
     maximize : bool
         Ascend instead of descend.
     foreach : bool, optional
@@ -118,7 +117,8 @@ class Learned(ClosureOptimizer):
         if capturable and isinstance(self.rule, WhitenedMLP):
             raise ValueError(
                 f"capturable=True, but {type(self.rule).__name__} decides on the host when to "
-                "renew its roots: use a rule that does not whiten, such as 'mlp-v1'"
+                "renew its roots: use a rule that does not whiten, such as "
+                "unstuck.learned.load('mlp-v1')"
             )
         self._plan: plans.Kept | None = None
         self._whitened: list[_whitening.Entry] = []  # of the plan

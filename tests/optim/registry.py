@@ -31,6 +31,7 @@ class Variant:
     sharded: bool = True  # steps DTensor parameters
     still: bool = True  # moves nothing where all gradients have been zero
     compiled: bool = False  # stepped under torch.compile; a few, since each takes seconds
+    slack: float = 1.0  # of tolerances between forms: roots of what gradients lack are mostly noise
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ WHITENED_RULE = trained(WhitenedMLP())
 LEARNED = OptimizerInfo(
     cls=Learned,
     variants=(
-        Variant("pretrained", {}, sharded=False, still=False),
+        Variant("pretrained", {"lr": 0.1}, sharded=False, still=False, slack=20),
         Variant("untrained", {"rule": MLP(), "lr": 10.0}, sharded=False),
         Variant("mlp", {"rule": MLP_RULE, "lr": 10.0, "num_steps": 20}, sharded=False, still=False),
         Variant(

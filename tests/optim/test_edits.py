@@ -84,7 +84,7 @@ def test_another_memory_format_between_steps(info: OptimizerInfo, variant: Varia
     assert params[0].is_contiguous(memory_format=torch.channels_last)
     train(ours, params, range(3, 6))
     train(plain, twins, range(3, 6))
-    assert_same(params, twins, rtol=1e-5, atol=1e-6)
+    assert_same(params, twins, rtol=1e-5 * variant.slack, atol=1e-6 * variant.slack)
     assert ours.state[params[0]]["exp_avg"].stride() == params[0].stride()
 
 

@@ -55,7 +55,22 @@ class AdamPlan(_Plan):
     ) -> None:
         """One step; `where` is threads or the stream."""
 
-class LearnedPlan(_Plan):
+class _RulePlan(_Plan):
+    """What plans of the MLP rule's steps share; the module has no such class."""
+
+    def step(
+        self,
+        groups: Sequence[Row],
+        thetas: Tensor,
+        hidden: int,
+        control: int,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        where: int,
+    ) -> None:
+        """One step; `where` is threads or the stream."""
+
+class LearnedPlan(_RulePlan):
     """The tensors of a learned rule's step, checked once and watched after."""
 
     def __init__(
@@ -69,19 +84,8 @@ class LearnedPlan(_Plan):
         groups: Sequence[int],
         traits: Sequence[tuple[float, ...]],
     ) -> None: ...
-    def step(
-        self,
-        groups: Sequence[Row],
-        thetas: Tensor,
-        hidden: int,
-        control: int,
-        grad_scale: Tensor | None,
-        found_inf: Tensor | None,
-        where: int,
-    ) -> None:
-        """One step; `where` is threads or the stream."""
 
-class WhitenedPlan(_Plan):
+class WhitenedPlan(_RulePlan):
     """The tensors of the MLP rule's step on whitened gradients, checked once and watched after."""
 
     def __init__(
@@ -104,18 +108,6 @@ class WhitenedPlan(_Plan):
         self, every: int, keep: float, renew: int, early: Sequence[int], scale: float, where: int
     ) -> list[int]:
         """Begin a step; says of which parameters the roots are to be made anew."""
-
-    def step(
-        self,
-        groups: Sequence[Row],
-        thetas: Tensor,
-        hidden: int,
-        control: int,
-        grad_scale: Tensor | None,
-        found_inf: Tensor | None,
-        where: int,
-    ) -> None:
-        """One step; `where` is threads."""
 
 def whiten(matrices: Sequence[tuple[Any, ...]], threads: int) -> None:
     """Whitens gradients as matrices, and has the means of their products look at them."""

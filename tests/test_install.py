@@ -239,7 +239,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     built = {f"unstuck/_C{NATIVE}", "unstuck/_build_info.py"}
     record = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert names == package_files() | built | {f"{about}/{name}" for name in record}
-    assert {"unstuck/py.typed", "unstuck/_C.pyi", "unstuck/_cuda.pyi"} <= names
+    assert {"unstuck/py.typed", "unstuck/_C.pyi", "unstuck/_cuda.pyi", "unstuck/_plans.pyi"} <= names
 
 
 @pytest.mark.slow

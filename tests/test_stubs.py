@@ -37,18 +37,24 @@ def stub_members(nodes):
         elif isinstance(node, ast.ClassDef):
             shared = [members[base.id] for base in node.bases if base.id.startswith("_")]
             members[node.name] = stub_members(node.body)
-            for more in shared:  # what a class of the stub alone says for several
+            for more in shared:  # what `_plans` says for several
                 members[node.name] |= more
         elif isinstance(node, ast.AnnAssign):
             members[node.target.id] = None
+        elif isinstance(node, ast.ImportFrom) and node.module == "unstuck._plans":
+            members |= stub_members(parsed("_plans"))
         elif isinstance(node, ast.ImportFrom) and node.module == "unstuck._C":
             promised = stub("_C")
             members |= {alias.asname: promised[alias.name] for alias in node.names if alias.asname}
     return members
 
 
+def parsed(name):
+    return ast.parse((FOLDER / f"{name}.pyi").read_text()).body
+
+
 def stub(name):
-    members = stub_members(ast.parse((FOLDER / f"{name}.pyi").read_text()).body)
+    members = stub_members(parsed(name))
     return {k: v for k, v in members.items() if k.startswith("__") or not k.startswith("_")}
 
 

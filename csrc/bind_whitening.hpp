@@ -1,6 +1,7 @@
 // The entry points of whitening, by itself and before a step of the MLP rule, and their argument
 // checks. They are for the CPU alone.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -11,8 +12,38 @@
 
 namespace unstuck {
 
+// When means look at gradients: at the first and every `every`-th after it, keeping the share
+// `keep` of what they have seen. Roots are made of looks whose number is in `early` or a multiple
+// of `renew`.
+struct Schedule {
+  double every, keep, renew;
+  std::vector<double> early;
+
+  bool renews(double looks) const {
+    return std::fmod(looks, renew) == 0 ||
+           std::find(early.begin(), early.end(), looks) != early.end();
+  }
+};
+
+inline Schedule read_schedule(const py::object& tuple) {
+  check_fields(tuple, {"schedule"}, 4);
+  const auto field = [&](int f) {
+    return py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(tuple.ptr(), f));
+  };
+  const auto count = [](const py::object& o, Where where) {
+    return double(integer(o, where, 1, INT32_MAX));
+  };
+  Schedule read{
+      count(field(0), {"every"}), beta(field(1), {"keep"}), count(field(2), {"renew"}), {}};
+  const py::sequence early = sequence(field(3), "early");
+  for (size_t i = 0; i < early.size(); ++i)
+    read.early.push_back(count(py::object(early[i]), {"early", i}));
+  return read;
+}
+
 // What the plan below has made before the rest of it.
 struct WhitenedRows {
+  Schedule schedule_;
   std::vector<std::pair<size_t, cpu::WhitenedMatrix>> matrices_;  // with the place of a parameter
   cpu::Buffer<float> whitened_;
 };
@@ -31,8 +62,9 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
                const py::object& exp_avg_sqs, const py::object& stats, const py::object& rows,
                const py::object& rows_roots, const py::object& columns,
                const py::object& columns_roots, const py::object& steps, const py::object& groups,
-               const py::object& traits, const py::object& shapes)
-      : Base(params, exp_avgs, slow, exp_avg_sqs, stats, steps, groups, traits, [&] {
+               const py::object& traits, const py::object& shapes, const py::object& schedule)
+      : WhitenedRows{read_schedule(schedule), {}, {}},
+        Base(params, exp_avgs, slow, exp_avg_sqs, stats, steps, groups, traits, [&] {
           std::vector<int64_t> squares[2];
           const py::sequence list = table_.beside(shapes, "shapes");
           for (size_t i = 0; i < table_.rows(); ++i) {
@@ -84,19 +116,9 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
                         "columns", "columns_root", "step"});
   }
 
-  // Begins a step whose gradients are `scale` times too large. Means look at those of the first
-  // step and of every `every`-th after it; looks whose number is in `early` or a multiple of
-  // `renew` are made now, and the places of their matrices returned, so that roots can be made of
-  // them. The others are made within the step.
-  py::list look(const py::object& every, const py::object& keep, const py::object& renew,
-                const py::object& early, const py::object& scale, const py::object& threads) {
-    const auto between = integer(every, {"every"}, 1, INT32_MAX);
-    const double kept = beta(keep, {"keep"});
-    const auto period = integer(renew, {"renew"}, 1, INT32_MAX);
-    std::vector<int64_t> first;
-    const py::sequence numbers = sequence(early, "early");
-    for (size_t i = 0; i < numbers.size(); ++i)
-      first.push_back(integer(py::object(numbers[i]), {"early", i}, 1, INT64_MAX));
+  // Begins a step whose gradients are `scale` times too large. Looks that roots are to be made of
+  // are made now, and the places of their matrices returned; the others within the step.
+  py::list look(const py::object& scale, const py::object& threads) {
     const double times = number(scale, {"scale"});
     if (!(times > 0)) throw py::value_error("scale must be above 0, not " + shown(scale));
     const auto place = uintptr_t(integer(threads, {"threads"}, 1, INT32_MAX));
@@ -106,13 +128,11 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
       for (auto& [i, m] : matrices_) {
         m.weight = 0;
         const double made = *tensors_[i].step;
-        if (!(made >= 0) || std::fmod(made, double(between)) != 0) continue;
-        const double looks = made / double(between) + 1;
-        m.weight = std::max(1 - kept, 1 / looks);
+        if (!(made >= 0) || std::fmod(made, schedule_.every) != 0) continue;
+        const double looks = made / schedule_.every + 1;
+        m.weight = std::max(1 - schedule_.keep, 1 / looks);
         m.share = 1 / (times * times);
-        const auto same = [looks](int64_t n) { return double(n) == looks; };
-        if (std::fmod(looks, double(period)) != 0 && std::none_of(first.begin(), first.end(), same))
-          continue;
+        if (!schedule_.renews(looks)) continue;
         due.push_back(m);
         due.back().g = static_cast<const float*>(tensors_[i].g);
         due.back().out = nullptr;
@@ -120,7 +140,7 @@ class WhitenedPlan : private WhitenedRows, public LearnedPlan<Backend> {
         found.append(i);
       }
       const py::gil_scoped_release release;
-      Backend::whiten(due, place);
+      if (!due.empty()) Backend::whiten(due, place);
       return found;
     });
   }
@@ -244,12 +264,12 @@ void bind_whitening(py::module_& m) {
   plan.def(py::init<const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::object&, const py::object&, const py::object&, const py::object&,
-                    const py::object&>(),
+                    const py::object&, const py::object&>(),
            o("params"), o("exp_avgs"), o("exp_avgs_slow"), o("exp_avg_sqs"), o("stats"), o("rows"),
            o("rows_roots"), o("columns"), o("columns_roots"), o("steps"), o("groups"), o("traits"),
-           o("shapes"))
-      .def("look", &Plan::look, o("every"), o("keep"), o("renew"), o("early"), o("scale"),
-           o("where"), "Begin a step; says of which parameters the roots are to be made anew.")
+           o("shapes"), o("schedule"))
+      .def("look", &Plan::look, o("scale"), o("threads"),
+           "Begin a step; says of which parameters the roots are to be made anew.")
       .def("step", &Plan::step, o("groups"), o("thetas"), o("hidden"), o("control"),
            o("grad_scale"), o("found_inf"), o("where"), "One step; `where` is threads.");
   bind_plan<Plan>(plan);

@@ -66,10 +66,9 @@ class WhitenedPlan(_RulePlan):
         groups: Sequence[int],
         traits: Sequence[tuple[float, ...]],
         shapes: Sequence[tuple[int, int, int, int]],
+        schedule: tuple[int, float, int, Sequence[int]],
     ) -> None: ...
-    def look(
-        self, every: int, keep: float, renew: int, early: Sequence[int], scale: float, where: int
-    ) -> list[int]:
+    def look(self, scale: float, threads: int) -> list[int]:
         """Begin a step; says of which parameters the roots are to be made anew."""
 
 def whiten(matrices: Sequence[tuple[Any, ...]], threads: int) -> None:

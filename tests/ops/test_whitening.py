@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unstuck.learned import MLP, WhitenedMLP, _whitening
+from unstuck.learned._whitening import SCHEDULE
 from unstuck.learned.mlp import shape_inputs
 from unstuck.ops import learned
 from unstuck.optim import Learned
@@ -88,10 +89,9 @@ def plan(**changes):
     """A plan of one matrix of 6 by 4, with some arguments changed."""
     w, rule = torch.zeros(6, 4), WhitenedMLP()
     state = rule.init_state([w])
-    arguments = {"params": [w], "state": state, "shapes": [(6, 4, 6, 4)]} | changes
-    traits = [shape_inputs(w.shape)]
-    w, state, shapes = arguments["params"], arguments["state"], arguments["shapes"]
-    return learned.whitened_plan_for(w, state, [0], traits, shapes)
+    arguments = {"params": [w], "state": state, "shapes": [(6, 4, 6, 4)]}
+    arguments |= {"groups": [0], "traits": [shape_inputs(w.shape)], "schedule": SCHEDULE}
+    return learned.whitened_plan_for(**arguments | changes)
 
 
 def test_what_does_not_fit_a_plan_is_named():
@@ -114,24 +114,23 @@ def test_what_does_not_fit_a_plan_is_named():
             ValueError,
             r"columns_roots\[0\] must be 16 contiguous float32",
         ),
+        (dict(schedule=(4, 0.95, 25)), ValueError, "schedule must have 4 fields, not 3"),
+        (dict(schedule=(0, 0.95, 25, (1,))), ValueError, "every must be from 1 to"),
+        (dict(schedule=(4, 1.0, 25, (1,))), ValueError, r"keep must be in \[0, 1\), not 1.0"),
+        (dict(schedule=(4, 0.95, 0, (1,))), ValueError, "renew must be from 1 to"),
+        (dict(schedule=(4, 0.95, 25, (0,))), ValueError, r"early\[0\] must be from 1 to"),
     ]
     for changes, error, text in bad:
         with pytest.raises(error, match=text):
             plan(**changes)
     with pytest.raises(ValueError, match=r"no gradients: call ready\(\) or set_gradients\(\)"):
-        plan().look(4, 0.95, 25, (1,), 1.0, 1)
+        plan().look(1.0, 1)
     made = plan()
     made.set_gradients([torch.zeros(6, 4)])
-    for arguments, text in [
-        ((0, 0.95, 25, (1,), 1.0, 1), "every must be from 1 to"),
-        ((4, 1.0, 25, (1,), 1.0, 1), r"keep must be in \[0, 1\), not 1.0"),
-        ((4, 0.95, 0, (1,), 1.0, 1), "renew must be from 1 to"),
-        ((4, 0.95, 25, (0,), 1.0, 1), r"early\[0\] must be from 1 to"),
-        ((4, 0.95, 25, (1,), 0.0, 1), "scale must be above 0, not 0.0"),
-        ((4, 0.95, 25, (1,), 1.0, 0), "threads must be from 1"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            made.look(*arguments)
+    with pytest.raises(ValueError, match="scale must be above 0"):
+        made.look(0.0, 1)
+    with pytest.raises(ValueError, match="threads must be from 1"):
+        made.look(1.0, 0)
 
 
 def one_matrix(**changes) -> learned.Matrix:

@@ -21,6 +21,7 @@ RENEW = 25  # looks between two roots
 EARLY = (1, 2, 4, 8, 16)  # looks that make one, too
 KEEP = 0.95  # of what earlier looks have seen
 DAMPING = 1e-5
+SCHEDULE = LOOK, KEEP, RENEW, EARLY
 
 
 class Due(NamedTuple):
@@ -178,15 +179,6 @@ def whiten_(gradients: Sequence[Tensor], among: Sequence[Entry], power: float) -
     if native:
         learned.whiten(native)
     return found
-
-
-def look_(plan: learned.Plan, among: Sequence[Entry], power: float, scale: float) -> None:
-    """Have a native plan look at its gradients, and make the roots that are due.
-
-    The gradients are `scale` times too large.
-    """
-    for place in plan.look(LOOK, KEEP, RENEW, EARLY, scale, torch.get_num_threads()):
-        next(one for one in among if one.place == place).renew(power)
 
 
 def _whitened_by_torch(g: Tensor, one: Entry, now: Due, power: float) -> Tensor:

@@ -166,14 +166,13 @@ def whitened_plan_for(
     groups: list[int],
     traits: list[Traits],
     shapes: list[tuple[int, int, int, int]],
+    schedule: tuple[int, float, int, tuple[int, ...]],
 ) -> Plan:
     """Check the tensors of a whitened step once and return the native plan that steps them.
 
-    Before :func:`run`, ``plan.look(every, keep, renew, early, scale, threads)`` begins a step whose
-    gradients are `scale` times too large. Means look at those of the first step and of every
-    `every`-th after it, and keep the share `keep` of what they have seen. The places of those are
-    returned whose look has a number in `early` or a multiple of `renew`: their roots are to be made
-    of the means before the step goes on.
+    Before :func:`run`, ``plan.look(scale, threads)`` begins a step whose gradients are `scale`
+    times too large. It returns the places of those whose roots are to be made anew of the means
+    before the step goes on.
 
     Parameters
     ----------
@@ -185,6 +184,10 @@ def whitened_plan_for(
     shapes : list of tuple
         Rows and columns of each parameter as a matrix, and the lengths of the sides that are
         whitened, 0 where one is left.
+    schedule : tuple
+        ``(every, keep, renew, early)``: means look at the gradients of the first step and of every
+        `every`-th after it, and keep the share `keep` of what they have seen. Roots are made of
+        looks whose number, from 1, is in `early` or a multiple of `renew`.
 
     Raises
     ------
@@ -192,7 +195,8 @@ def whitened_plan_for(
         As :func:`plan_for`.
     """
     kind = _module(torch.device("cpu")).WhitenedPlan
-    return kind(params, *(state[key] for key in WHITENED_STATE), groups, traits, shapes)
+    columns = [state[key] for key in WHITENED_STATE]
+    return kind(params, *columns, groups, traits, shapes, schedule)
 
 
 def run(

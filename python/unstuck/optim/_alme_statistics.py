@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from unstuck.ops import adam
 from unstuck.ops.adam import Stat
 from unstuck.optim._alme_settings import Escape
+from unstuck.optim._light import LightOptimizer
 
 
-class Statistics(Optimizer):
+class Statistics(LightOptimizer):
     """An optimizer whose first group has statistics of stagnation, and counts."""
 
     _tracking: adam.Tracking

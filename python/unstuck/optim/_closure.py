@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from unstuck.optim._light import LightOptimizer, hooked
 from unstuck.optim._trials import Closure
 
 
-class ClosureOptimizer(Optimizer):
+class ClosureOptimizer(LightOptimizer):
     """An optimizer whose step needs no closure, and may be given one."""
 
     @abstractmethod
@@ -24,6 +25,7 @@ class ClosureOptimizer(Optimizer):
     def _hear(self, loss: Any) -> None:
         """Take note of what a closure has returned, before the step."""
 
+    @hooked
     def step(self, closure: Closure | None = None) -> Any:
         """Make one step.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from unstuck.optim._layout import check_gradient, check_parameter, is_shard
+from unstuck.optim._light import LightOptimizer, hooked
 from unstuck.optim._trials import Closure, RandomState, Trials, as_loss
 from unstuck.population import PopulationLoss
 
@@ -44,7 +45,7 @@ class Record(NamedTuple):
     reason: str = ""
 
 
-class Hybrid(Optimizer):
+class Hybrid(LightOptimizer):
     """A gradient optimizer, and something that it cannot do alone.
 
     Parameter groups and state are those of the gradient optimizer, so that schedulers and
@@ -152,6 +153,7 @@ class Hybrid(Optimizer):
         return int(self._search["ngev"])
 
     # ------------------------------------------------------------ steps
+    @hooked
     def step(self, closure: Closure | None = None) -> Any:
         """Make one step.
 

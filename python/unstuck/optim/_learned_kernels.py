@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from unstuck.learned.lstm import FEATURES
 from unstuck.learned.mlp import shape_inputs
 from unstuck.ops import learned
 from unstuck.optim import _layout as layout
+
+_VERSION = attrgetter("_version")
 
 
 def has_kernel(rule: UpdateRule) -> bool:
@@ -42,7 +45,8 @@ def plan(
     if isinstance(rule, WhitenedMLP) and native:
         sides = [[len(x) for x in state[side]] for side in _whitening.SIDES]
         shapes = [(*_whitening.matrix(p.shape), *n) for p, *n in zip(params, *sides, strict=True)]
-        return learned.whitened_plan_for(params, state, groups, traits, shapes)
+        schedule = _whitening.SCHEDULE
+        return learned.whitened_plan_for(params, state, groups, traits, shapes, schedule)
     return learned.plan_for(device, params, state, groups, traits)
 
 
@@ -51,6 +55,14 @@ def entries(rule: UpdateRule, params: list[Tensor], state: State) -> list[_white
     if not isinstance(rule, WhitenedMLP):
         return []
     return _whitening.entries(state, [p.shape for p in params], native=False)
+
+
+def look(
+    rule: WhitenedMLP, made: learned.Plan, among: list[_whitening.Entry], scale: Tensor | None
+) -> None:
+    """Have a plan that whitens by itself look at its gradients, and make the roots it asks for."""
+    for place in made.look(1.0 if scale is None else float(scale), torch.get_num_threads()):
+        next(one for one in among if one.place == place).renew(rule.power)
 
 
 def whiten(
@@ -65,8 +77,8 @@ def whiten(
 
     Returns how many times too large these are: as `scale`, or None where they no longer are.
     """
-    if hasattr(made, "look"):  # it multiplies by itself, and asks for the roots
-        _whitening.look_(made, among, rule.power, 1.0 if scale is None else float(scale))
+    if hasattr(made, "look"):
+        look(rule, made, among, scale)
         return scale
     if scale is not None:
         grads = [(g / scale).to(g.dtype) for g in grads]
@@ -85,7 +97,7 @@ class Weights:
         self._parts: list[nn.Module | None] = []
         self._places: list[tuple[dict[str, Any], str]] = []  # where its parameters stand
         self._thetas: dict[torch.device, Tensor] = {}
-        self._seen: list[tuple[int, int]] = []
+        self._seen: list[int] = []
 
     def on(self, device: torch.device) -> learned.Net | learned.LstmNet:
         """Return them on a device."""
@@ -97,6 +109,16 @@ class Weights:
         return learned.Net(theta, rule.hidden, rule.control)
 
     def _theta(self, device: torch.device) -> Tensor:
+        params = self._parameters()
+        seen = _versions(params)
+        if seen != self._seen:
+            self._thetas, self._seen = {}, seen
+        if device not in self._thetas:
+            flat = [p.detach().to(device, torch.float32).reshape(-1) for p in params]
+            self._thetas[device] = torch.cat(flat)
+        return self._thetas[device]
+
+    def _parameters(self) -> list[Tensor]:
         parts = list(self._rule._modules.values())
         if parts != self._parts:  # asked at every step: rule.parameters() takes four times as long
             everyone = self._rule.modules()
@@ -104,11 +126,12 @@ class Weights:
                 (module._parameters, key) for module in everyone for key in module._parameters
             ]
             self._parts = parts
-        params = [p for home, key in self._places if (p := home[key]) is not None]
-        seen = [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in params]
-        if seen != self._seen:
-            self._thetas, self._seen = {}, seen
-        if device not in self._thetas:
-            flat = [p.detach().to(device, torch.float32).reshape(-1) for p in params]
-            self._thetas[device] = torch.cat(flat)
-        return self._thetas[device]
+        return [p for home, key in self._places if (p := home[key]) is not None]
+
+
+def _versions(params: list[Tensor]) -> list[int]:
+    """Return what changes where one of them is replaced or written to."""
+    try:
+        return [*map(Tensor.data_ptr, params), *map(_VERSION, params)]
+    except RuntimeError:  # tensors made under inference_mode() do not count
+        return [*map(Tensor.data_ptr, params)]

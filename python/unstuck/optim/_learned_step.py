@@ -40,27 +40,31 @@ def step(optimizer: Learned) -> None:
     if kept is None:
         native = not plain and kernels.has_kernel(optimizer.rule)
         _step_slowly(optimizer, rows, grad_scale, native=native)
-    else:
-        groups = [settings(group, kept.device) for group in optimizer.param_groups]
-        net = optimizer._weights.on(kept.device)
-        scale, inf = (layout.scalar_on(x, kept.device) for x in (grad_scale, found_inf))
-        if whitens:
-            scale = _whiten(optimizer, kept, scale)
-        learned.run(kept.plan, kept.device, groups, net, scale, inf)
-        plans.hold(optimizer, kept.device, kept.plan, net)
-        torch.autograd.graph.increment_version(kept.params)
+        return
+    device = kept.device
+    net = optimizer._weights.on(device)
+    groups = [settings(group, device) for group in optimizer.param_groups]
+    scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
+    if whitens:
+        scale = _whiten(optimizer, kept, scale)
+    learned.run(kept.plan, device, groups, net, scale, inf)
+    plans.hold(optimizer, device, kept.plan, net)
+    torch.autograd.graph.increment_version(kept.params)
 
 
 def _whiten(optimizer: Learned, kept: plans.Kept, scale: Tensor | None) -> Tensor | None:
     """Have a kept plan step by whitened gradients; return how many times too large they are."""
     rule, params = optimizer.rule, kept.params
+    assert isinstance(rule, WhitenedMLP)
+    if hasattr(kept.plan, "look"):
+        kernels.look(rule, kept.plan, optimizer._whitened, scale)
+        return scale
     if kept.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{type(rule).__name__} cannot be captured: when it renews its roots is decided on the "
             "host; capture a rule that does not whiten, such as 'mlp-v1'"
         )
     grads = [p.grad for p in params if p.grad is not None]
-    assert isinstance(rule, WhitenedMLP)
     return kernels.whiten(rule, kept.plan, params, grads, optimizer._whitened, scale)
 
 

@@ -19,6 +19,7 @@ from unstuck.optim._alme_population import Together
 from unstuck.optim._alme_settings import SCALES, Escape, Settings, scales_of, tracking_of
 from unstuck.optim._alme_statistics import Statistics
 from unstuck.optim._hybrid import HISTORY
+from unstuck.optim._light import hooked
 from unstuck.optim._trials import Closure
 
 __all__ = ["ALME"]
@@ -303,6 +304,7 @@ class ALME(Statistics):
         return escapes.together(self)
 
     # ------------------------------------------------------------ steps
+    @hooked
     def step(self, closure: Closure | None = None, eval_closure: Closure | None = None) -> Any:
         """Make one step of Adam, and an escape when one is due.
 

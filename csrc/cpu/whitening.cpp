@@ -142,18 +142,24 @@ void whiten(const std::vector<WhitenedMatrix>& matrices, int threads) {
     for (int64_t first = 0; first < columns; first += kWide)
       units.push_back({kind, i, student, first});
   };
-  for (size_t i = 0; i < matrices.size(); ++i) {
+  const auto sides = [](const WhitenedMatrix& m) {
+    return (m.rows.root ? m.row_count : 0) + (m.columns.root ? m.column_count : 0);
+  };
+  for (size_t i = 0; i < matrices.size(); ++i) {  // panels of means first: they take longest
     const WhitenedMatrix& m = matrices[i];
     const int64_t r = m.row_count, c = m.column_count;
-    const int64_t size = (m.rows.root ? r : 0) + (m.columns.root ? c : 0);
-    if (m.out) products += m.students * r * c * size;
     for (int64_t k = 0; k < m.students; ++k) {
-      if (m.out) add(Unit::kOut, i, k, c);
       if (m.weight == 0 || !finite_square(m.g + k * m.stride, r * c)) continue;
       if (m.rows.root) add(Unit::kRows, i, k, r);
       if (m.columns.root) add(Unit::kColumns, i, k, c);
-      products += r * c * size / 2;
+      products += r * c * sides(m) / 2;
     }
+  }
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const WhitenedMatrix& m = matrices[i];
+    if (!m.out) continue;
+    for (int64_t k = 0; k < m.students; ++k) add(Unit::kOut, i, k, m.column_count);
+    products += m.students * m.row_count * m.column_count * sides(m);
   }
   parallel_for(int64_t(units.size()), products / kCost, threads, [&](int64_t u) {
     const Unit& unit = units[size_t(u)];

@@ -26,7 +26,7 @@ def gradients(step: int, dtype=torch.float32) -> list[torch.Tensor]:
     return [(x @ mix if x.shape == (64, 100) else x).to(dtype) for x in drawn]
 
 
-def train(steps: int = 40, scale: float = 1.0, shift=lambda p: p, **options) -> Learned:
+def train(steps: int = 75, scale: float = 1.0, shift=lambda p: p, **options) -> Learned:
     params = [nn.Parameter(shift(torch.ones(shape))) for shape in SHAPES]
     optimizer = Learned(params, WhitenedMLP(power=0.2), lr=30.0, num_steps=steps, **options)
     optimizer.grad_scale = torch.tensor(scale) if scale != 1 else None

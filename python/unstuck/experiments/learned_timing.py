@@ -17,7 +17,7 @@ from unstuck.optim import Learned
 
 LEARNED = "learned"
 THREADS = (1, 2)
-STEPS = 100  # a round: as long as roots of whitened gradients are kept
+STEPS = 200  # a round: as long as roots of whitened gradients are kept
 
 
 def seconds_per_step(

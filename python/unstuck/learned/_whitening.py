@@ -16,10 +16,10 @@ SIDES = ("rows", "columns")
 ROOTS = ("rows_root", "columns_root")
 NAMES = SIDES + ROOTS
 LARGEST = 64  # a longer side is left as it is
-LOOK = 4  # steps between two looks at the gradient
-RENEW = 25  # looks between two roots
+LOOK = 10  # steps between two looks at the gradient
+RENEW = 20  # looks between two roots
 EARLY = (1, 2, 4, 8, 16)  # looks that make one, too
-KEEP = 0.95  # of what earlier looks have seen
+KEEP = 0.88  # of what earlier looks have seen
 DAMPING = 1e-5
 SCHEDULE = LOOK, KEEP, RENEW, EARLY
 

@@ -22,16 +22,16 @@ class WhitenedMLP(MLP):
         R = \frac{\overline{G G^T}}{\mathrm{tr}/n} + \delta n, \qquad
         C = \frac{\overline{G^T G}}{\mathrm{tr}/n} + \delta n, \qquad \delta = 10^{-5}.
 
-    The means over time :math:`\overline{\,\cdot\,}` look at every fourth gradient and keep 0.95
-    (the plain mean, as long as that forgets more), and have a mean eigenvalue of 1, so that lengths
-    of gradients stay. The roots are renewed at looks 1, 2, 4, 8, 16 and at every 25th, which is
-    every 100 steps. A side longer than 64 is left as it is, and so are vectors. A gradient that is
+    The means over time :math:`\overline{\,\cdot\,}` look at every tenth gradient and keep 0.88 (the
+    plain mean, as long as that forgets more), and have a mean eigenvalue of 1, so that lengths of
+    gradients stay. The roots are renewed at looks 1, 2, 4, 8, 16 and at every 20th, which is every
+    200 steps. A side longer than 64 is left as it is, and so are vectors. A gradient that is
     not finite spoils its whole matrix, but nothing that is kept.
 
     With :math:`p = 1/4` this is Shampoo's preconditioner, with 0 nothing. An untrained rule is Adam
     on whitened gradients. Unlike that of :class:`MLP` its step is not one pass over memory: for a
-    matrix of r by c, both whitened, it takes :math:`2 r c\,(r + c)` operations a step, an eighth
-    more for looks, and has ``2 (r^2 + c^2)`` numbers of memory. On the CPU all that is native for
+    matrix of r by c, both whitened, it takes :math:`2 r c\,(r + c)` operations a step, a
+    twentieth more for looks, and has ``2 (r^2 + c^2)`` numbers of memory. On the CPU all that is native for
     contiguous float32, but for the eigenvalues, which are torch's.
 
     Parameters

@@ -44,7 +44,7 @@ def step(optimizer: Learned) -> None:
     device = kept.device
     net = optimizer._weights.on(device)
     groups = [settings(group, device) for group in optimizer.param_groups]
-    scale, inf = (layout.scalar_on(x, device) for x in (grad_scale, found_inf))
+    scale, inf = layout.scalar_on(grad_scale, device), layout.scalar_on(found_inf, device)
     if whitens:
         scale = _whiten(optimizer, kept, scale)
     learned.run(kept.plan, device, groups, net, scale, inf)

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import torch
 from torch.autograd import profiler
 from torch.optim import Optimizer, optimizer
 
@@ -25,7 +24,13 @@ def hooked(step: Step) -> Step:
 
     @functools.wraps(step)
     def straight(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if type(self).step is straight and (_recorded() or _has_hooks(self)):
+        if (
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or optimizer._global_optimizer_pre_hooks
+            or optimizer._global_optimizer_post_hooks
+        ) and type(self).step is straight:
             return wrapped(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
@@ -38,22 +43,9 @@ class LightOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zero; see ``torch.optim.Optimizer``."""
-        if not set_to_none or _recorded():
+        if not set_to_none or profiler._is_profiler_enabled:
             super().zero_grad(set_to_none)
             return
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
-
-
-def _recorded() -> bool:
-    return profiler._is_profiler_enabled or torch.compiler.is_compiling()
-
-
-def _has_hooks(one: Optimizer) -> bool:
-    return bool(
-        one._optimizer_step_pre_hooks
-        or one._optimizer_step_post_hooks
-        or optimizer._global_optimizer_pre_hooks
-        or optimizer._global_optimizer_post_hooks
-    )

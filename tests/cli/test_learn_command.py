@@ -55,6 +55,27 @@ def test_trains_and_goes_on(run, tmp_path):
     assert json.loads((folder / "curve.json").read_text()) == first
 
 
+def test_averages_trainings_with_several_seeds(run, tmp_path):
+    train = [*SMALL, "--steps", "3", "--rule", "mlp:hidden=4:control=4"]
+    done = run(*train, "--average", "2", "--seed", "5", "--out", "both")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("3 meta-steps in") == 2
+    rules = [load(tmp_path / f"both/{name}rule.safetensors") for name in ("run-0/", "run-1/", "")]
+    for first, second, mean in zip(*(rule.parameters() for rule in rules), strict=True):
+        torch.testing.assert_close(mean, (first + second) / 2)
+    # Each is what it is by itself, but that all begin with the weights of the first seed.
+    assert run(*train, "--seed", "5", "--out", "alone").exit_code == 0
+    assert run(*train, "--seed", "5", "--minutes", "0", "--out", "begin").exit_code == 0
+    begin = str(tmp_path / "begin/rule.safetensors")
+    assert run(*train[:-1], begin, "--seed", "6", "--out", "other").exit_code == 0
+    for number, name in enumerate(("alone", "other")):
+        alone = load(tmp_path / name / "rule.safetensors")
+        for p, q in zip(alone.parameters(), rules[number].parameters(), strict=True):
+            assert torch.equal(p, q)
+    again = run(*train, "--average", "2", "--seed", "5", "--out", "both")
+    assert again.output.count("Going on from step 3 in both/run-") == 2
+
+
 @pytest.mark.parametrize("estimator", ["evolution", "backprop"])
 def test_stops_by_time(run, tmp_path, estimator):
     done = run(*SMALL, "--minutes", "0.005", "--estimator", estimator)

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from unstuck.learned import (
     load,
 )
 from unstuck.learned.objective import SCALES
+from unstuck.learned.students import MetaParameters
 from unstuck.learned.training import CURVE, RULE
 from unstuck.plots import meta_training_figure
 from unstuck.problems import lookup
@@ -108,6 +110,14 @@ def command(
     ] = 0.03,
     lr: Annotated[float, typer.Option(help="Meta-learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    average: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Train so often, with this seed and those that follow, in folders run-0, run-1, "
+            "... of --out, and average the weights. The minutes are shared.",
+        ),
+    ] = 1,
     threads: Threads = 1,
     workers: Annotated[
         int,
@@ -138,32 +148,53 @@ def command(
     read_option("--estimator", lambda name: lookup(ESTIMATORS, name, "estimator"), estimator)
     span = read_option("--horizon", horizon_of, horizon)
     lengths = read_option("--multiplier", multiplier_of, multiplier)
-    with ExitStack() as stack:
-        try:
-            objective = Objective(
-                *(scale, late, validation),
-                resolution=resolution,
-                baselines=baselines,
-                margin=margin,
-            )
-            plan = Plan(unrolls, students, truncation, span, told, objective, lengths)
-            one = estimator_of(estimator, made, tasks, plan, seed, sigma)
-            shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
-            training = MetaTraining(shared, steps, lr=lr, folder=out)
-        except (ValueError, OSError) as error:
-            raise typer.BadParameter(str(error)) from error
-        if training.rows:
-            console.print(f"Going on from step {len(training.rows)} in {out}.", soft_wrap=True)
-        stack.enter_context(running(console, threads, out))
-        live = stack.enter_context(Live(console, training, minutes))
-        training.run(minutes=minutes, progress=live.update)
-    curve = json.loads((out / CURVE).read_text())
-    picture = (out / CURVE).with_suffix(".png")
+    try:
+        objective = Objective(
+            *(scale, late, validation), resolution=resolution, baselines=baselines, margin=margin
+        )
+        plan = Plan(unrolls, students, truncation, span, told, objective, lengths)
+        folders = [out] if average == 1 else [out / f"run-{number}" for number in range(average)]
+        ones = [
+            estimator_of(estimator, deepcopy(made), tasks, plan, seed + number, sigma)
+            for number in range(average)
+        ]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    for one, folder in zip(ones, folders, strict=True):
+        with ExitStack() as stack:
+            try:
+                shared = stack.enter_context(Workers(one, workers, threads)) if workers > 1 else one
+                training = MetaTraining(shared, steps, lr=lr, folder=folder)
+            except (ValueError, OSError) as error:
+                raise typer.BadParameter(str(error)) from error
+            stack.enter_context(running(console, threads, folder))
+            _train(console, training, minutes / average, folder, stack)
+    if average > 1:
+        mean_of([load(folder / RULE) for folder in folders]).save(out / RULE)
+    console.print(f"Rule: {out / RULE}", highlight=False, soft_wrap=True)
+
+
+def _train(
+    console: Console, training: MetaTraining, minutes: float, folder: Path, stack: ExitStack
+) -> None:
+    """Run a training, and show how it goes and what came of it."""
     if training.rows:
+        console.print(f"Going on from step {len(training.rows)} in {folder}.", soft_wrap=True)
+    live = stack.enter_context(Live(console, training, minutes))
+    training.run(minutes=minutes, progress=live.update)
+    if training.rows:
+        curve = json.loads((folder / CURVE).read_text())
+        picture = (folder / CURVE).with_suffix(".png")
         meta_training_figure(curve).savefig(picture, dpi=110)
         console.print(summary(training.rows), highlight=False, soft_wrap=True)
         console.print(f"Curve: {picture}", highlight=False, soft_wrap=True)
-    console.print(f"Rule: {out / RULE}", highlight=False, soft_wrap=True)
+
+
+def mean_of(rules: list[UpdateRule]) -> UpdateRule:
+    """Return the first of some rules of one kind, with the mean of their weights."""
+    vectors = [MetaParameters(rule).read() for rule in rules]
+    MetaParameters(rules[0]).write(torch.stack(vectors).mean(0))
+    return rules[0]
 
 
 def rule_of(text: str, seed: int) -> UpdateRule:

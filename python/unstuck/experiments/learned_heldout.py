@@ -106,7 +106,7 @@ class HeldOutPlan:
     seeds: int = 5
     clock: bool = True
     most: int | None = None
-    rounds: int = 31
+    rounds: int = 15
 
     def __post_init__(self) -> None:
         for name in self.tasks:

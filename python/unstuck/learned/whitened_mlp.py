@@ -30,8 +30,8 @@ class WhitenedMLP(MLP):
 
     With :math:`p = 1/4` this is Shampoo's preconditioner, with 0 nothing. An untrained rule is Adam
     on whitened gradients. Unlike that of :class:`MLP` its step is not one pass over memory: for a
-    matrix of r by c, both whitened, it takes :math:`2 r c\,(r + c)` operations a step, a
-    twentieth more for looks, and has ``2 (r^2 + c^2)`` numbers of memory. On the CPU all that is native for
+    matrix of r by c, both whitened, it takes :math:`2 r c\,(r + c)` operations a step, a twentieth
+    more for looks, and has ``2 (r^2 + c^2)`` numbers of memory. On the CPU all that is native for
     contiguous float32, but for the eigenvalues, which are torch's.
 
     Parameters
